@@ -1,0 +1,1 @@
+"""Complete recipes, one file one run."""

@@ -1,0 +1,87 @@
+"""What every encoder is: settings that build it, pixels in, patch tokens out.
+
+Legend: T frames, C channels, H W pixels, P patches, D features.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vidcomp.config import Config
+from vidcomp.functional.resize import Resize
+from vidcomp.types import Frames, Grid, VideoTokens
+
+__all__ = ["Encoder", "EncoderConfig"]
+
+
+class EncoderConfig(Config):
+    """Settings that every encoder has."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which the encoder computes and returns tokens."""
+    on_damage: Literal["raise", "keep"] = "raise"
+    """A damaged file is an error, or its decodable part is kept and flagged."""
+    resize: Resize | None = None
+    """How pictures are brought to size; by default as the encoder was trained."""
+
+    def build(self, *, device: str = "cpu", compile: bool = False) -> "Encoder":  # noqa: A002
+        """The encoder, weights loaded, on ``device``.
+
+        Raises:
+            ConfigError: the weights cannot be found or do not fit.
+            MissingExtraError: a package is missing.
+        """
+        raise NotImplementedError
+
+
+class Encoder(ABC):
+    """Pixels to patch tokens; a value after it is built: the same frames give the same tokens."""
+
+    config: EncoderConfig
+    resize: Resize
+    """The pixels it wants; readers apply it while decoding."""
+    frames_multiple: int = 1
+    """Frames of one tubelet stack or clip: chunks should hold a multiple of it."""
+    dim: int
+    """Features of a token."""
+    weights_hash: str = ""
+    """sha256 over the weights and their config files; empty if there are none."""
+
+    @abstractmethod
+    def grid(self, num_frames: int, height: int, width: int) -> Grid:
+        """Patch counts for that many frames of that size.
+
+        Raises:
+            ShapeError: the size does not fit the encoder.
+        """
+
+    @abstractmethod
+    def many(self, batch: Sequence[Frames]) -> list[VideoTokens]:
+        """Tokens of several chunks, of one or of several videos, in as few passes as possible."""
+
+    def __call__(self, frames: Frames, keep: Tensor | None = None) -> VideoTokens:
+        """Tokens of one chunk.
+
+        Args:
+            frames: [T, C, H, W] uint8, resized as ``resize`` says.
+            keep: [t, h, w] bool; patches that are False get no token.
+
+        Returns:
+            Tokens in raster order; positions count on from ``frames.first_index``.
+        """
+        (video,) = self.many([frames])
+        if keep is None:
+            return video
+        row_P = video.assign
+        assert row_P is not None  # noqa: S101  # encoders return hard provenance
+        kept_P = keep.flatten().to(row_P.device) & (row_P >= 0)
+        return video.select(row_P[kept_P])
+
+    def stream(self, chunks: Iterable[Frames]) -> Iterator[VideoTokens]:
+        """Chunks in, chunks out: memory is bounded by one chunk."""
+        with torch.inference_mode():
+            for chunk in chunks:
+                yield self(chunk)

@@ -1,0 +1,1 @@
+"""Tensor math only: no files, no logging, no settings, no unseeded random numbers."""
