@@ -17,7 +17,7 @@ from vidcomp.types import Frames, Grid, VideoTokens
 __all__ = ["Encoder", "EncoderConfig"]
 
 
-class EncoderConfig(Config):
+class EncoderConfig(Config, ABC):
     """Settings that every encoder has."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -27,6 +27,7 @@ class EncoderConfig(Config):
     resize: Resize | None = None
     """How pictures are brought to size; by default as the encoder was trained."""
 
+    @abstractmethod
     def build(self, *, device: str = "cpu", compile: bool = False) -> "Encoder":  # noqa: A002
         """The encoder, weights loaded, on ``device``.
 
@@ -34,7 +35,6 @@ class EncoderConfig(Config):
             ConfigError: the weights cannot be found or do not fit.
             MissingExtraError: a package is missing.
         """
-        raise NotImplementedError
 
 
 class Encoder(ABC):

@@ -1,6 +1,6 @@
 """What every projector is: settings that build a module from the encoder's space to the LLM's."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Self
 
@@ -12,7 +12,7 @@ from vidcomp.types import Grid, TokenBatch, VideoTokens
 __all__ = ["Projector", "ProjectorConfig"]
 
 
-class ProjectorConfig(Config):
+class ProjectorConfig(Config, ABC):
     """Settings that every projector has."""
 
     dim_in: int
@@ -22,9 +22,9 @@ class ProjectorConfig(Config):
     weights: str | None = None
     """A safetensors file with the original checkpoint's names; ``None``: fresh weights."""
 
+    @abstractmethod
     def build(self, *, device: str = "cpu") -> "Projector":
         """The module, with the weights of ``weights`` if given."""
-        raise NotImplementedError
 
 
 class Projector(nn.Module):
@@ -46,10 +46,10 @@ class Projector(nn.Module):
         """Every video of a batch; equal to calling one after another."""
         return TokenBatch.pack([self(video, budget) for video in batch], batch.keys)
 
+    @abstractmethod
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights of the original checkpoint, by its own names.
 
         Raises:
             ShapeError: a name is missing or left over, or a shape differs.
         """
-        raise NotImplementedError

@@ -3,6 +3,7 @@
 Legend: N frames of the (cut) video, K frames asked for.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,9 +41,9 @@ class Selection(NamedTuple):
     """Entries at the end that only repeat the last frame to fill a fixed length."""
 
 
-class Sampler(Config):
+class Sampler(Config, ABC):
     """Picks frames by index math; never reads pixels unless ``timeline.thumbnails`` is called."""
 
+    @abstractmethod
     def __call__(self, timeline: Timeline) -> Selection:
         """The frames to decode; at least one for a timeline of at least one frame."""
-        raise NotImplementedError

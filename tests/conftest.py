@@ -1,0 +1,25 @@
+"""Fixtures that every test may use."""
+
+from pathlib import Path
+
+import pytest
+
+_MATERIAL = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def videos() -> Path:
+    """Folder of real and awkward clips; tests that need it skip without it."""
+    folder = _MATERIAL / "videos"
+    if not folder.is_dir():
+        pytest.skip("the folder of real clips is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of recorded reference outputs; tests that need it skip without it."""
+    folder = _MATERIAL / "golden"
+    if not folder.is_dir():
+        pytest.skip("the folder of reference outputs is not beside this checkout")
+    return folder
