@@ -157,7 +157,8 @@ class Recipe(Config):
 
     sample: AnySampler
     encode: AnyEncoder
-    compress: CompressSettings
+    compress: CompressSettings | None = None
+    """Left out: all tokens are kept (a dense cache) or the projector alone decides."""
     project: AnyProjector | None = None
     store: StoreSettings = StoreSettings()
 
@@ -172,6 +173,19 @@ class Recipe(Config):
         for text in overrides:
             _override(merged, text)
         return cls(**merged)
+
+    def with_budget(self, budget: Budget) -> Self:
+        """The same recipe with another budget.
+
+        Raises:
+            ConfigError: the recipe has no compressors that could reach it.
+        """
+        if self.compress is None:
+            raise ConfigError(
+                f"this recipe has no compress section, so it cannot reach {budget}: add one"
+            )
+        compress = self.compress.model_copy(update={"budget": budget})
+        return self.model_copy(update={"compress": compress})
 
     def to_yaml(self) -> str:
         """The complete recipe as YAML; ``load_recipe`` reads it back."""
