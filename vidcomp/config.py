@@ -40,6 +40,7 @@ __all__ = [
     "identity",
     "load_recipe",
     "recipe_names",
+    "with_overrides",
 ]
 
 
@@ -169,10 +170,7 @@ class Recipe(Config):
         Raises:
             ConfigError: an unknown or missing key, a wrong value.
         """
-        merged = json.loads(json.dumps(data))
-        for text in overrides:
-            _override(merged, text)
-        return cls(**merged)
+        return cls(**with_overrides(data, overrides))
 
     def with_budget(self, budget: Budget) -> Self:
         """The same recipe with another budget.
@@ -219,6 +217,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         return Recipe.parse(data, overrides)
     except ConfigError as error:
         raise ConfigError(f"recipe {origin}: {error}") from error
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested plain data with ``a.b=c`` changes; ``c`` is YAML, list places are numbers.
+
+    Raises:
+        ConfigError: an override is not of that form or leads nowhere.
+    """
+    merged: dict[str, Any] = json.loads(json.dumps(data))
+    for text in overrides:
+        _override(merged, text)
+    return merged
 
 
 def fingerprint(recipe: Recipe, weights: Mapping[str, str], format_version: int) -> str:

@@ -1,0 +1,230 @@
+"""The command ``vidcomp``: parses, calls a job, prints its result.
+
+Results go to standard output, progress and errors to standard error.  Exit codes: 0 done; 1 fatal
+or lost; 2 usage, recipe or impossible budget; 3 finished, some items failed; 4 stopped by
+``--max-failures``; 5 storage; 130 interrupted.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from vidcomp import __version__
+from vidcomp.errors import BudgetError, ConfigError, StoreError, VidcompError
+
+__all__ = ["main"]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command has; errors become one line and an exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+    @wraps(command)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            sys.exit(command(*args, **kwargs) or 0)
+        except VidcompError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"vidcomp: {error}", err=True)
+            sys.exit(_exit_code(error))
+        except KeyboardInterrupt:
+            click.echo("vidcomp: interrupted; what was written stays, run again to go on", err=True)
+            sys.exit(130)
+
+    return run
+
+
+def _recipe_options(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--recipe``, ``--set`` and ``--budget``."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--budget", metavar="N|P%", help="Tokens a video may keep, e.g. 196 or 10%."
+        )(command)
+        command = click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="A.B=C",
+            help="Change one setting of the recipe; may be repeated.",
+        )(command)
+        return click.option(
+            "--recipe",
+            default=default,
+            show_default=default is not None,
+            metavar="NAME|FILE",
+            help="A recipe that comes with vidcomp (see: vidcomp list recipes) or a YAML file.",
+        )(command)
+
+    return add
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="vidcomp")
+def main() -> None:
+    """Turn videos into a small, exact number of tokens for a language model."""
+
+
+@main.command(context_settings=_CONTEXT)
+@click.argument("inputs", nargs=-1)
+@click.option("--out", required=True, type=click.Path(), help="Folder of the cache.")
+@_recipe_options("embedded")
+@click.option("--manifest", type=click.Path(), help="csv, tsv, jsonl or parquet table of videos.")
+@click.option("--column", default="path", show_default=True, help="Its column with the path.")
+@click.option("--id-column", help="Its column with the record's key.")
+@click.option("--start", type=float, help="Start of the range, in seconds.")
+@click.option("--end", type=float, help="End of the range, in seconds.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N items.")
+@click.option("--shard", metavar="I/N", help="Only part I of N (I from 0).")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; load and decode nothing.")
+@click.option("--overwrite", is_flag=True, help="Make records anew that are already there.")
+@click.option("--on-error", type=click.Choice(["skip", "raise"]), default="skip", show_default=True)
+@click.option("--retry-failed", is_flag=True, help="Try items again that failed in an earlier run.")
+@click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more than N failures.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Videos decoded at once.")
+@click.option(
+    "--isolation",
+    type=click.Choice(["process", "thread"]),
+    default="process",
+    show_default=True,
+    help="Read in child processes (a crash is one file's error) or in this one.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "decord", "pyav", "torchcodec"]),
+    default="auto",
+    show_default=True,
+)
+@click.option(
+    "--identity",
+    type=click.Choice(["stat", "content"]),
+    default="stat",
+    show_default=True,
+    help="Recognise a changed file by size and time, or by its bytes too.",
+)
+@click.option("--stall", type=float, default=60.0, help="Seconds without a frame until given up.")
+@click.option("--device", default="cpu", show_default=True, help="Where the encoder runs.")
+@click.option("--batch-frames", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--compile", is_flag=True, help="Use torch.compile for the encoder.")
+@_common
+def extract(**options: Any) -> int:
+    """Decode, encode, compress and cache videos: files, folders, globs, @list.txt or -.
+
+    Running the same command again does only what is missing.
+    """
+    from .jobs import run_extract
+
+    return run_extract(options)
+
+
+@main.command(context_settings=_CONTEXT)
+@click.argument("source", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Folder of the new cache.")
+@_recipe_options(None)
+@_common
+def recompress(**options: Any) -> int:
+    """Give a cache's records a new budget or new stages; no video is decoded."""
+    from .jobs import run_recompress
+
+    return run_recompress(options)
+
+
+@main.command(context_settings=_CONTEXT)
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(), help="Picture to write, e.g. map.png.")
+@_recipe_options("embedded")
+@click.option("--start", type=float, help="Start of the range, in seconds.")
+@click.option("--end", type=float, help="End of the range, in seconds.")
+@_common
+def show(**options: Any) -> int:
+    """Draw frames with their token map: a VIDEO, or a cached record as DIR#KEY."""
+    from .jobs import run_show
+
+    return run_show(options)
+
+
+@main.group(context_settings=_CONTEXT)
+def cache() -> None:
+    """Look into a cache."""
+
+
+@cache.command("ls", context_settings=_CONTEXT)
+@click.argument("folder", type=click.Path())
+@_common
+def cache_ls(**options: Any) -> int:
+    """List the records: key, tokens, width, type, bytes."""
+    from .cache import list_records
+
+    return list_records(options["folder"], as_json=options["as_json"])
+
+
+@cache.command("show", context_settings=_CONTEXT)
+@click.argument("folder", type=click.Path())
+@click.argument("key", required=False)
+@_common
+def cache_show(**options: Any) -> int:
+    """Show the recipe and counts of a cache, or one record's tokens and provenance."""
+    from .cache import show_cache
+
+    return show_cache(options["folder"], options["key"], as_json=options["as_json"])
+
+
+@cache.command("verify", context_settings=_CONTEXT)
+@click.argument("folder", type=click.Path())
+@_common
+def cache_verify(**options: Any) -> int:
+    """Check every record against its hash; exit code 5 if any is damaged."""
+    from .cache import verify_cache
+
+    return verify_cache(options["folder"], as_json=options["as_json"])
+
+
+@main.command("list", context_settings=_CONTEXT)
+@click.argument(
+    "kind", type=click.Choice(["recipes", "samplers", "encoders", "compressors", "projectors"])
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show the settings too.")
+@_common
+def list_(**options: Any) -> int:
+    """What there is of a KIND, with a line about each."""
+    from .listing import run_list
+
+    return run_list(options["kind"], verbose=options["verbose"], as_json=options["as_json"])
+
+
+@main.command(context_settings=_CONTEXT)
+@_common
+def doctor(**options: Any) -> int:
+    """What is installed and works here, and what to do about the rest."""
+    from .doctor import run_doctor
+
+    return run_doctor(as_json=options["as_json"])
+
+
+@main.command(context_settings=_CONTEXT)
+@click.argument("folder", type=click.Path())
+@_common
+def errors(**options: Any) -> int:
+    """The items of a cache's runs that failed, and why."""
+    from .cache import list_errors
+
+    return list_errors(options["folder"], as_json=options["as_json"])
+
+
+def _exit_code(error: VidcompError) -> int:
+    if isinstance(error, ConfigError | BudgetError):
+        return 2
+    return 5 if isinstance(error, StoreError) else 1
+
+
+if __name__ == "__main__":
+    main()

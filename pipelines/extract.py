@@ -1,0 +1,335 @@
+"""The main job: real videos in, cached tokens out.
+
+plan (what is missing) → decode ahead → encode in mixed batches → compress → commit.  One bad file
+never stops the run; running again does only what is missing.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from vidcomp.api import prepare
+from vidcomp.config import Recipe, differences, fingerprint, identity
+from vidcomp.errors import StoreMissError, StoreStaleError, VidcompError
+from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache
+
+from .engine import Done, Engine, Failed
+from .inputs import Item, source_id
+from .records import ErrorLog, ErrorRecord
+
+__all__ = ["Options", "Plan", "Row", "Summary", "extract", "make_plan"]
+
+_ROWS = 60
+"""Items that are reported one by one; larger runs report counts and failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run, never what comes out."""
+
+    workers: int = 0
+    """Videos decoded at once; 0: one less than the cores, at most 8."""
+    isolation: Literal["process", "thread"] = "process"
+    backend: str = "auto"
+    device: str = "cpu"
+    compile: bool = False
+    batch_frames: int = 64
+    stall_s: float = 60.0
+    content_identity: bool = False
+    """Recognise a changed file by its bytes too, not by size and time only."""
+    overwrite: bool = False
+    retry_failed: bool = False
+    on_error: Literal["skip", "raise"] = "skip"
+    max_failures: int | None = None
+    """Stop after more than this many failures."""
+
+    @property
+    def num_workers(self) -> int:
+        """The resolved number of readers."""
+        return self.workers or max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run would do."""
+
+    todo: list[Item]
+    cached: list[Item]
+    failed_before: list[ErrorRecord]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the result table."""
+
+    clip: str
+    status: str
+    duration_s: float | None = None
+    frames: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def reduction_factor(self) -> float | None:
+        """Tokens before over tokens kept."""
+        if not self.tokens_in or not self.tokens_out:
+            return None
+        return self.tokens_in / self.tokens_out
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """What a run did; ``exit_code`` is the command's."""
+
+    store: str
+    recipe: str
+    fingerprint: str
+    planned: int
+    done: int = 0
+    cached: int = 0
+    failed: int = 0
+    failed_before: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all there, 1 some neither done nor failed, 3 some failed, 4 stopped by the limit."""
+        if self.stopped:
+            return 4
+        if self.done + self.cached + self.failed + self.failed_before < self.planned:
+            return 1
+        return 3 if self.failed or self.failed_before else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"exit_code": self.exit_code}
+
+
+def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options) -> Plan:
+    """Which items are missing, by the source's identity: nothing is decoded or hashed whole.
+
+    Raises:
+        StoreStaleError: the folder holds tokens of another recipe.
+        StoreError: the folder is not a cache.
+    """
+    committed = _committed(out, recipe)
+    log = ErrorLog(out)
+    plan = Plan(todo=[], cached=[], failed_before=[])
+    for item in items:
+        source = source_id(item.path, content=options.content_identity)
+        record = None if options.retry_failed or options.overwrite else log.get(item.key)
+        if item.key in committed and not options.overwrite:
+            known = committed[item.key]
+            if source is None or known is None or source.matches(known):
+                plan.cached.append(item)
+                continue
+        if record is not None and record.source == (None if source is None else asdict(source)):
+            plan.failed_before.append(record)
+        else:
+            plan.todo.append(item)
+    return plan
+
+
+def extract(
+    items: Sequence[Item],
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    recipe_name: str = "recipe",
+    options: Options | None = None,
+    progress: Callable[[Done | Failed, Engine], None] | None = None,
+) -> Summary:
+    """Make the records of ``items`` in the cache ``out``; those already there are left alone.
+
+    Args:
+        items: videos and ranges, see ``inputs.expand``.
+        out: folder of the cache, made if it is not there.
+        recipe: everything that decides the tokens.
+        recipe_name: for the report.
+        options: how to run.
+        progress: called after each outcome.
+
+    Raises:
+        VidcompError: the run cannot start or go on; records already written stay.
+    """
+    options = options or Options()
+    out = Path(out)
+    started = time.perf_counter()
+    plan = make_plan(items, out, recipe, options)
+    summary = Summary(
+        store=str(out),
+        recipe=recipe_name,
+        fingerprint="",
+        planned=len(items),
+        cached=len(plan.cached),
+        failed_before=len(plan.failed_before),
+        failures=[_failure(r.key, r.path, r.stage, r.message) for r in plan.failed_before],
+        rows=[Row(clip=r.key, status="failed before", error=r.message) for r in plan.failed_before],
+    )
+    if plan.todo:
+        _run(plan.todo, out, recipe, options, summary, progress)
+    else:
+        summary.fingerprint = TokenCache.open(out).manifest.fingerprint if plan.cached else ""
+    summary.rows = _cached_rows(plan.cached[:_ROWS], out) + summary.rows[:_ROWS]
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+def _run(
+    todo: list[Item],
+    out: Path,
+    recipe: Recipe,
+    options: Options,
+    summary: Summary,
+    progress: Callable[[Done | Failed, Engine], None] | None,
+) -> None:
+    log = ErrorLog(out)
+    with Engine(
+        workers=min(options.num_workers, len(todo)),
+        isolation=options.isolation,
+        backend=options.backend,
+        batch_frames=options.batch_frames,
+        stall_s=options.stall_s,
+    ) as engine:
+        prepared = prepare(recipe, device=options.device, compile=options.compile)
+        prepared.check_budget()
+        summary.fingerprint = fingerprint(recipe, prepared.weights, FORMAT_VERSION)
+        versions = _versions()
+        with CacheWriter(
+            out, identity=identity(recipe), weights=prepared.weights, settings=recipe.store
+        ) as writer:
+
+            def write(done: Done) -> None:
+                source = source_id(done.item.path, content=options.content_identity)
+                writer.add(done.item.key, done.video, _meta(done, versions), source)
+                log.discard(done.item.key)
+
+            with closing(engine.run(prepared, todo, write)) as outcomes:
+                for outcome in outcomes:
+                    _count(outcome, summary, log, options)
+                    if progress is not None:
+                        progress(outcome, engine)
+                    if options.max_failures is not None and summary.failed > options.max_failures:
+                        summary.stopped = True
+                        break
+    summary.waits = {k: round(v, 3) for k, v in asdict(engine.waits).items()}
+
+
+def _count(outcome: Done | Failed, summary: Summary, log: ErrorLog, options: Options) -> None:
+    if isinstance(outcome, Done):
+        summary.done += 1
+        if len(summary.rows) < _ROWS:
+            summary.rows.append(_row(outcome))
+        return
+    if options.on_error == "raise":
+        raise outcome.error
+    summary.failed += 1
+    item, message = outcome.item, _sentence(outcome.error)
+    source = source_id(item.path, content=options.content_identity)
+    before = log.get(item.key)
+    log.add(
+        ErrorRecord(
+            key=item.key,
+            path=item.path,
+            stage=outcome.stage,
+            error=type(outcome.error).__name__,
+            message=message,
+            source=None if source is None else asdict(source),
+            fingerprint=summary.fingerprint,
+            attempts=1 if before is None else before.attempts + 1,
+        )
+    )
+    summary.failures.append(_failure(item.key, item.path, outcome.stage, message))
+    if len(summary.rows) < _ROWS:
+        summary.rows.append(Row(clip=item.key, status="failed", error=message))
+
+
+def _committed(out: Path, recipe: Recipe) -> dict[str, SourceId | None]:
+    """Records of the cache, after checking that its recipe is this one."""
+    try:
+        cache = TokenCache.open(out)
+    except StoreMissError:
+        return {}
+    changed = differences(cache.manifest.identity, identity(recipe))
+    if changed:
+        raise StoreStaleError(
+            f"{out} holds tokens of another recipe ({'; '.join(changed[:3])}): use another folder "
+            f"or the recipe it was made with"
+        )
+    return {key: cache.info(key).source for key in cache.keys()}  # noqa: SIM118  # not a dict
+
+
+def _cached_rows(items: Sequence[Item], out: Path) -> list[Row]:
+    if not items:
+        return []
+    cache = TokenCache.open(out)
+    return [
+        Row(clip=item.key, status="cached", tokens_out=cache.info(item.key).num_tokens, **shown)
+        for item in items
+        for shown in [_shown(cache.meta(item.key))]
+    ]
+
+
+def _shown(meta: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "duration_s": meta.get("seconds"),
+        "frames": meta.get("num_frames"),
+        "tokens_in": meta.get("tokens_in"),
+    }
+
+
+def _row(done: Done) -> Row:
+    return Row(
+        clip=done.item.key,
+        status="damaged" if done.source is not None and done.source.damage else "ok",
+        duration_s=done.num_seconds,
+        frames=done.num_frames,
+        tokens_in=done.num_tokens_in,
+        tokens_out=len(done.video),
+        seconds=done.seconds,
+    )
+
+
+def _meta(done: Done, versions: dict[str, str]) -> dict[str, Any]:
+    return {
+        "source": None if done.source is None else asdict(done.source),
+        "start_s": done.item.start_s,
+        "end_s": done.item.end_s,
+        "seconds": done.num_seconds,
+        "num_frames": done.num_frames,
+        "tokens_in": done.num_tokens_in,
+        "versions": versions,
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Library versions that touched the numbers: provenance, not part of the fingerprint."""
+    found = {"python": platform.python_version()}
+    for package in ("vidcomp", "torch", "transformers", "av", "decord"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _failure(key: str, path: str, stage: str, message: str) -> dict[str, str]:
+    return {"key": key, "path": path, "stage": stage, "error": message}
+
+
+def _sentence(error: Exception) -> str:
+    """One line about an error; ours already are one."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, VidcompError) else f"{type(error).__name__}: {text}"

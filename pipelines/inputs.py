@@ -1,0 +1,226 @@
+"""From what a person types to the list of videos to do: files, folders, globs, lists, manifests."""
+
+import csv
+import glob
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcomp.errors import ConfigError, MissingExtraError
+from vidcomp.store import SourceId
+
+__all__ = ["Item", "Manifest", "expand", "shard", "source_id"]
+
+_VIDEO = re.compile(
+    r"\.(3gp|asf|avi|flv|gif|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|mxf|ogv|ts|vob|webm|wmv|y4m)",
+    re.IGNORECASE,
+)
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One record to make: a video, or a time range of it."""
+
+    key: str
+    """Name of the record in the cache."""
+    path: str
+    """File path or URL."""
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A table of videos and the columns that matter in it."""
+
+    path: str
+    """csv, tsv, jsonl or parquet file; relative video paths count from its folder."""
+    column: str = "path"
+    """Column with the video's path or URL."""
+    id_column: str | None = None
+    """Column with the record's key; by default the path as written."""
+
+
+def expand(
+    inputs: Sequence[str],
+    *,
+    manifest: Manifest | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> list[Item]:
+    """All items of the inputs, in a stable order, each once.
+
+    Args:
+        inputs: files, folders (searched through), globs, URLs, ``@list.txt`` (a path a line) or
+            ``-`` (the same on standard input).
+        manifest: a table that gives items too; its ``start_s`` and ``end_s`` columns win.
+        start_s: start of the range of every item, in seconds.
+        end_s: end of it.
+
+    Raises:
+        ConfigError: nothing matches, or two different videos would get one key.
+    """
+    if start_s is not None and end_s is not None and end_s <= start_s:
+        raise ConfigError(
+            f"a range must end after it starts, got {start_s} to {end_s} s: swap them"
+        )
+    found = [item for text in inputs for item in _expand_one(text)]
+    if manifest is not None:
+        found += _read_manifest(manifest)
+    items: dict[str, Item] = {}
+    for item in found:
+        item = _ranged(item, start_s, end_s)
+        other = items.setdefault(item.key, item)
+        if other != item:
+            raise ConfigError(
+                f"{other.path} and {item.path} would both be stored as {item.key!r}: pass their "
+                f"common folder, or a manifest with an id column"
+            )
+    if not items:
+        wanted = " ".join(inputs) or "the manifest"
+        raise ConfigError(f"no videos found in {wanted}: pass files, folders or a manifest")
+    return list(items.values())
+
+
+def shard(items: Sequence[Item], spec: str) -> list[Item]:
+    """Part ``i`` of ``n`` (``"i/n"``, i from 0) of the items; the parts together are the whole.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", spec)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ConfigError(f"a shard is i/n with i from 0 to n-1, got {spec!r}: e.g. 0/4")
+    return list(items[int(match[1]) :: int(match[2])])
+
+
+def source_id(path: str, *, content: bool = False) -> SourceId | None:
+    """What tells whether a file changed: size and time, with ``content`` the bytes' hash too.
+
+    Returns:
+        ``None`` for a URL or a file that is not there (reading it will say so).
+    """
+    if _URL.match(path):
+        return None
+    try:
+        return SourceId.of_file(path, content=content)
+    except OSError:
+        return None
+
+
+def _expand_one(text: str) -> Iterator[Item]:
+    if text == "-":
+        yield from _expand_lines(sys.stdin)
+    elif text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text().splitlines()
+        except OSError as error:
+            raise ConfigError(
+                f"the list {text[1:]} cannot be read ({error.strerror}): check its path"
+            ) from error
+        yield from _expand_lines(lines)
+    elif _URL.match(text):
+        yield Item(key=re.sub(_URL, "", text), path=text)
+    elif Path(text).is_dir():
+        yield from _walk(Path(text))
+    elif not Path(text).exists() and glob.has_magic(text):
+        for path in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207  # absolute too
+            if Path(path).is_file():
+                yield Item(key=Path(path).name, path=path)
+    else:  # a path that is not there is that item's error, not the run's
+        yield Item(key=Path(text).name or text, path=text)
+
+
+def _expand_lines(lines: Iterable[str]) -> Iterator[Item]:
+    for line in lines:
+        if (path := line.strip()) and not path.startswith("#"):
+            yield Item(key=re.sub(_URL, "", path), path=path)
+
+
+def _walk(folder: Path) -> Iterator[Item]:
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if _VIDEO.fullmatch(path.suffix) and not hidden and not path.is_dir():
+            yield Item(key=relative.as_posix(), path=str(path))
+
+
+def _ranged(item: Item, start_s: float | None, end_s: float | None) -> Item:
+    """The item with its range, from the manifest or from the command, in its key."""
+    start = start_s if item.start_s is None else item.start_s
+    end = end_s if item.end_s is None else item.end_s
+    if start is None and end is None:
+        return item
+    suffix = f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+    return Item(key=item.key + suffix, path=item.path, start_s=start, end_s=end)
+
+
+def _read_manifest(manifest: Manifest) -> Iterator[Item]:
+    folder = Path(manifest.path).parent
+    for number, row in enumerate(_rows(Path(manifest.path)), start=1):
+        raw = row.get(manifest.column)
+        if raw in (None, ""):
+            raise ConfigError(
+                f"row {number} of {manifest.path} has no {manifest.column!r}: it has "
+                f"{sorted(row)}; name the right one with --column"
+            )
+        path = str(raw)
+        place = path if _URL.match(path) or Path(path).is_absolute() else str(folder / path)
+        key = path if manifest.id_column is None else str(row.get(manifest.id_column) or "")
+        if not key:
+            raise ConfigError(
+                f"row {number} of {manifest.path} has no {manifest.id_column!r}: it has "
+                f"{sorted(row)}; name the right one with --id-column"
+            )
+        start, end = (_seconds(manifest, number, row, name) for name in ("start", "end"))
+        yield Item(key=key, path=place, start_s=start, end_s=end)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"):
+        raise ConfigError(
+            f"a manifest is csv, tsv, jsonl or parquet, got {path.name}: rename or convert it"
+        )
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(path)
+        elif kind in (".csv", ".tsv"):
+            with path.open(newline="") as file:
+                yield from csv.DictReader(file, delimiter="," if kind == ".csv" else "\t")
+        else:
+            for line in path.read_text().splitlines():
+                if line.strip():
+                    yield json.loads(line)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"the manifest {path} cannot be read ({error}): mend it") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            "a parquet manifest needs pyarrow, which is not installed: pip install pyarrow, or "
+            "write the manifest as csv or jsonl"
+        ) from error
+    yield from parquet.read_table(path).to_pylist()
+
+
+def _seconds(manifest: Manifest, number: int, row: dict[str, Any], name: str) -> float | None:
+    value = row.get(f"{name}_s", row.get(name))
+    if value in (None, ""):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"row {number} of {manifest.path} has {name}={value!r}: write seconds"
+        ) from None

@@ -1,0 +1,159 @@
+"""Commands as the command line gives them: options in, a job run, its result printed."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from vidcomp.budget import Budget
+from vidcomp.config import Recipe, load_recipe
+
+from .engine import Done, Engine, Failed
+from .extract import Options, Plan, Summary, extract, make_plan
+from .inputs import Item, Manifest, expand, shard
+from .output import format_summary, print_json
+
+__all__ = ["run_extract", "run_recompress", "run_show"]
+
+
+def run_extract(options: dict[str, Any]) -> int:
+    """``vidcomp extract``."""
+    recipe = _recipe(options)
+    items = _items(options)
+    out = Path(options["out"])
+    settings = Options(
+        workers=options["workers"],
+        isolation=options["isolation"],
+        backend=options["backend"],
+        device=options["device"],
+        compile=options["compile"],
+        batch_frames=options["batch_frames"],
+        stall_s=options["stall"],
+        content_identity=options["identity"] == "content",
+        overwrite=options["overwrite"],
+        retry_failed=options["retry_failed"],
+        on_error=options["on_error"],
+        max_failures=options["max_failures"],
+    )
+    if options["dry_run"]:
+        return _report_plan(make_plan(items, out, recipe, settings), recipe, options)
+    with _progress(len(items), quiet=options["quiet"]) as tick:
+        summary = extract(
+            items, out, recipe, recipe_name=options["recipe"], options=settings, progress=tick
+        )
+    _report(summary, as_json=options["as_json"])
+    return summary.exit_code
+
+
+def run_recompress(options: dict[str, Any]) -> int:
+    """``vidcomp recompress``."""
+    from .recompress import recompress
+
+    budget = None if options["budget"] is None else Budget.parse(options["budget"])
+    with _progress(None, quiet=options["quiet"]) as tick:
+        summary = recompress(
+            options["source"],
+            options["out"],
+            recipe=options["recipe"],
+            overrides=options["overrides"],
+            budget=budget,
+            progress=tick,
+        )
+    _report(summary, as_json=options["as_json"])
+    return summary.exit_code
+
+
+def run_show(options: dict[str, Any]) -> int:
+    """``vidcomp show``."""
+    from .show import show
+
+    path = show(
+        options["source"],
+        options["out"],
+        recipe=_recipe(options),
+        start_s=options["start"],
+        end_s=options["end"],
+    )
+    if options["as_json"]:
+        print_json({"picture": str(path)})
+    else:
+        click.echo(f"wrote {path}")
+    return 0
+
+
+def _recipe(options: dict[str, Any]) -> Recipe:
+    recipe = load_recipe(options["recipe"], options["overrides"])
+    if options["budget"] is not None:
+        recipe = recipe.with_budget(Budget.parse(options["budget"]))
+    return recipe
+
+
+def _items(options: dict[str, Any]) -> list[Item]:
+    manifest = None
+    if options["manifest"] is not None:
+        manifest = Manifest(
+            path=options["manifest"], column=options["column"], id_column=options["id_column"]
+        )
+    items = expand(
+        options["inputs"], manifest=manifest, start_s=options["start"], end_s=options["end"]
+    )
+    if options["shard"] is not None:
+        items = shard(items, options["shard"])
+    return items[: options["limit"]]
+
+
+def _report_plan(plan: Plan, recipe: Recipe, options: dict[str, Any]) -> int:
+    counts = {
+        "todo": len(plan.todo),
+        "cached": len(plan.cached),
+        "failed_before": len(plan.failed_before),
+    }
+    if options["as_json"]:
+        print_json(counts | {"items": [item.key for item in plan.todo], "recipe": recipe.dump()})
+        return 0
+    for item in plan.todo:
+        click.echo(f"would make  {item.key}")
+    click.echo(
+        f"{counts['todo']} to do, {counts['cached']} already cached, "
+        f"{counts['failed_before']} failed before (add --retry-failed to try them again)"
+    )
+    return 0
+
+
+def _report(summary: Summary, *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        click.echo(format_summary(summary))
+
+
+class _progress:  # noqa: N801  # used like a function
+    """A tqdm bar on standard error with counts and where the time goes; off when not a terminal."""
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        self._bar = tqdm(total=total, unit="video", disable=True if quiet else None, leave=False)
+        self._counts = {"ok": 0, "failed": 0}
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Callable[[Done | Failed, Engine | None], None]:
+        return self._tick
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+        sys.stderr.flush()
+
+    def _tick(self, outcome: Done | Failed, engine: Engine | None = None) -> None:
+        self._counts["ok" if isinstance(outcome, Done) else "failed"] += 1
+        shown: dict[str, object] = dict(self._counts)
+        if engine is not None:
+            elapsed = max(1e-9, time.perf_counter() - self._started)
+            for name in ("decode", "write"):
+                shown[f"{name}-wait"] = f"{getattr(engine.waits, f'{name}_s') / elapsed:.0%}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+        if isinstance(outcome, Failed):
+            self._bar.write(f"failed: {outcome.error}", file=sys.stderr)

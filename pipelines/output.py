@@ -1,0 +1,76 @@
+"""How results are printed: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .extract import Row, Summary
+
+__all__ = ["format_summary", "format_table", "print_json"]
+
+
+def print_json(value: Any) -> None:  # any JSON value
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns as wide as their longest entry; numbers to the right, ``None`` as a dash."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    right = [
+        all(isinstance(v, int | float | None) for v in column) for column in zip(*rows, strict=True)
+    ]
+    right = right or [False] * len(header)
+    width = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+
+    def line(values: Sequence[str]) -> str:
+        parts = [
+            value.rjust(w) if r else value.ljust(w)
+            for value, w, r in zip(values, width, right, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(header), line(["-" * w for w in width]), *map(line, cells)])
+
+
+def format_summary(summary: Summary) -> str:
+    """The result table, the failures with their reasons, and one line of counts."""
+    header = ("clip", "duration s", "frames", "patch tokens", "tokens", "factor", "s", "status")
+    parts = []
+    if summary.rows:
+        parts.append(format_table(header, [_row(row) for row in summary.rows]))
+    parts += [f"failed: {f['key']}: {f['error']}" for f in summary.failures]
+    parts.append(_counts(summary))
+    return "\n".join(parts)
+
+
+def _row(row: Row) -> tuple[Any, ...]:
+    return (
+        row.clip,
+        row.duration_s,
+        row.frames,
+        row.tokens_in,
+        row.tokens_out,
+        row.reduction_factor,
+        row.seconds,
+        row.status,
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _counts(summary: Summary) -> str:
+    counts = f"{summary.done} done, {summary.cached} already cached, {summary.failed} failed"
+    if summary.failed_before:
+        counts += f", {summary.failed_before} failed before (--retry-failed tries them again)"
+    if summary.stopped:
+        counts += "; stopped by --max-failures"
+    if summary.planned == summary.cached:
+        counts = f"nothing to do: all {summary.cached} are already cached"
+    return f"{counts} in {summary.seconds:.1f} s -> {summary.store}"

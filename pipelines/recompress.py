@@ -1,0 +1,161 @@
+"""New budgets and stages for a cache that is there: no video is decoded, no encoder is run."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcomp.compress.pipeline import Pipeline
+
+from vidcomp.budget import Budget
+from vidcomp.config import (
+    CompressSettings,
+    Config,
+    StoreSettings,
+    load_recipe,
+    with_overrides,
+)
+from vidcomp.errors import ConfigError, VidcompError
+from vidcomp.store import CacheWriter, TokenCache
+from vidcomp.types import VideoTokens
+
+from .engine import Done, Failed
+from .extract import Row, Summary
+from .inputs import Item
+
+__all__ = ["recompress"]
+
+
+def recompress(
+    source: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    budget: Budget | None = None,
+    progress: Callable[[Done | Failed, None], None] | None = None,
+) -> Summary:
+    """Compress every record of the cache ``source`` further, into the cache ``out``.
+
+    Args:
+        source: a cache, best one with all tokens (``compress.budget.retention=1``).
+        out: another folder; records already in it are left alone.
+        recipe: a recipe whose ``compress`` and ``store`` sections are used; by default the
+            source's own.
+        overrides: ``a.b=c`` changes to those sections.
+        budget: the new budget; shares count from the record's own tokens.
+        progress: called after each record.
+
+    Raises:
+        ConfigError: other sections would change, which needs decoding.
+        StoreError: one of the caches cannot be used.
+    """
+    if Path(source).resolve() == Path(out).resolve():
+        raise ConfigError(f"recompress writes another cache than {source}: pass another --out")
+    cache = TokenCache.open(source)
+    settings = _sections(cache.manifest.identity, recipe, overrides, budget)
+    pipeline = Pipeline(stages=settings.compress.stages)
+    identity = {
+        **cache.manifest.identity,
+        "compress": settings.compress.dump(),
+        "recompressed_from": cache.manifest.fingerprint,
+    }
+    started = time.perf_counter()
+    keys = cache.keys()
+    with CacheWriter(
+        out, identity=identity, weights=cache.manifest.weights, settings=settings.store
+    ) as writer:
+        committed = writer.committed()
+        summary = Summary(
+            store=str(out),
+            recipe=recipe or "of the source",
+            fingerprint=writer.fingerprint,
+            planned=len(keys),
+        )
+        for key in keys:
+            if key in committed:
+                summary.cached += 1
+                continue
+            outcome = _one(cache, key, pipeline, settings)
+            if isinstance(outcome, Done):
+                meta = {**cache.meta(key), "tokens_in": outcome.num_tokens_in}
+                writer.add(key, outcome.video, meta, cache.info(key).source)
+                summary.done += 1
+                summary.rows.append(_row(outcome))
+            else:
+                _fail(summary, outcome)
+            if progress is not None:
+                progress(outcome, None)
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+class _Sections(Config):
+    """The sections of a recipe that need no decoding."""
+
+    compress: CompressSettings
+    store: StoreSettings = StoreSettings()
+
+
+def _sections(
+    source: dict[str, Any], recipe: str | None, overrides: Sequence[str], budget: Budget | None
+) -> _Sections:
+    for text in overrides:
+        if text.partition("=")[0].split(".")[0] not in _Sections.model_fields:
+            raise ConfigError(
+                f"recompress changes compress and store only, got {text!r}: other sections need "
+                f"vidcomp extract"
+            )
+    base = source if recipe is None else load_recipe(recipe).dump()
+    made = with_overrides({k: base[k] for k in _Sections.model_fields if k in base}, overrides)
+    if budget is not None and "compress" in made:
+        made["compress"]["budget"] = budget
+    if "compress" not in made:
+        raise ConfigError(
+            "the source was made without a compress section: pass --recipe, or "
+            "--set 'compress={budget: 196, stages: [tome]}'"
+        )
+    return _Sections(**made)
+
+
+def _one(cache: TokenCache, key: str, pipeline: Pipeline, settings: _Sections) -> Done | Failed:
+    started = time.perf_counter()
+    meta, item = cache.meta(key), Item(key=key, path=str(cache.path))
+    try:
+        video: VideoTokens = cache[key]
+        seconds = float(meta.get("seconds") or video.num_seconds)
+        num_frames = int(meta.get("num_frames") or video.grid.t)
+        count = settings.compress.budget.resolve(len(video), num_frames, seconds)
+        small = pipeline(video, count)
+    except VidcompError as error:
+        return Failed(item=item, stage="compress", error=error)
+    return Done(
+        item=item,
+        video=small,
+        num_frames=num_frames,
+        num_seconds=seconds,
+        num_tokens_in=len(video),
+        seconds=time.perf_counter() - started,
+        source=None,
+    )
+
+
+def _row(done: Done) -> Row:
+    return Row(
+        clip=done.item.key,
+        status="ok",
+        duration_s=done.num_seconds,
+        frames=done.num_frames,
+        tokens_in=done.num_tokens_in,
+        tokens_out=len(done.video),
+        seconds=done.seconds,
+    )
+
+
+def _fail(summary: Summary, failed: Failed) -> None:
+    summary.failed += 1
+    summary.rows.append(Row(clip=failed.item.key, status="failed", error=str(failed.error)))
+    item, reason = failed.item, str(failed.error)
+    summary.failures.append(
+        {"key": item.key, "path": item.path, "stage": failed.stage, "error": reason}
+    )

@@ -1,0 +1,233 @@
+"""The one-line calls; the only file that composes the layers inside the library."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from vidcomp.budget import Budget
+from vidcomp.compress.base import Compressor
+from vidcomp.compress.pipeline import Pipeline
+from vidcomp.config import Recipe, load_recipe
+from vidcomp.encode.base import Encoder
+from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS
+from vidcomp.sample.base import Sampler
+from vidcomp.sample.decode import DecodeRequest, stream_frames
+from vidcomp.types import Frames, Source, VideoTokens
+
+if TYPE_CHECKING:
+    from vidcomp.encode.base import EncoderConfig
+    from vidcomp.projectors.base import Projector, ProjectorConfig
+
+__all__ = ["Prepared", "compress", "compressor", "encoder", "prepare", "projector", "sampler"]
+
+
+def sampler(name: str, **settings: Any) -> Sampler:  # settings are validated
+    """The frame sampler of that name, e.g. ``sampler("uniform", num_frames=32)``.
+
+    Raises:
+        ConfigError: an unknown name or setting.
+    """
+    made: Sampler = SAMPLERS.make(name, **settings)
+    return made
+
+
+def encoder(
+    name: str,
+    *,
+    device: str = "cpu",
+    compile: bool = False,  # noqa: A002  # torch's own word
+    **settings: Any,  # validated by the settings class
+) -> Encoder:
+    """The encoder of that name with its weights loaded, e.g. ``encoder("hf", model="...")``.
+
+    Raises:
+        ConfigError: an unknown name or setting, or weights that cannot be found.
+    """
+    built: Encoder = ENCODERS.make(name, **settings).build(device=device, compile=compile)
+    return built
+
+
+def compressor(name: str, **settings: Any) -> Compressor:  # settings are validated
+    """The compressor of that name, e.g. ``compressor("tome")(video, budget=196)``.
+
+    Raises:
+        ConfigError: an unknown name or setting.
+    """
+    made: Compressor = COMPRESSORS.make(name, **settings)
+    return made
+
+
+def projector(name: str, *, device: str = "cpu", **settings: Any) -> "Projector":
+    """The projector of that name, e.g. ``projector("linear", dim_in=768, dim_out=4096)``.
+
+    Raises:
+        ConfigError: an unknown name or setting.
+    """
+    built: Projector = PROJECTORS.make(name, **settings).build(device=device)
+    return built
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Prepared:
+    """A recipe made ready to run: weights loaded, stages joined."""
+
+    recipe: Recipe
+    encoder: Encoder
+    pipeline: Compressor | None
+    projector: "Projector | None"
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Content hashes of the loaded weights by section of the recipe."""
+        hashes = {"encode": self.encoder.weights_hash}
+        if self.projector is not None:
+            hashes["project"] = self.projector.weights_hash
+        return {name: value for name, value in hashes.items() if value}
+
+    def request(
+        self,
+        path: str | Path,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        backend: str = "auto",
+    ) -> DecodeRequest:
+        """What a reader must deliver for one video or a range of it."""
+        multiple = self.encoder.frames_multiple
+        return DecodeRequest(
+            path=str(path),
+            sampler=self.recipe.sample,
+            resize=self.encoder.resize,
+            start_s=start_s,
+            end_s=end_s,
+            chunk_frames=-(-_CHUNK_FRAMES // multiple) * multiple,
+            on_damage=self.encoder.config.on_damage,
+            backend=backend,
+        )
+
+    def encode(self, batch: Sequence[Frames]) -> list[VideoTokens]:
+        """Tokens on the full grid for chunks of one or of several videos."""
+        with torch.inference_mode():
+            return self.encoder.many(batch)
+
+    def budget(self, num_tokens: int, num_frames: int, num_seconds: float) -> int:
+        """The recipe's budget as a count for one video; all tokens where it sets none."""
+        settings = self.recipe.compress
+        if settings is None:
+            return num_tokens
+        return settings.budget.resolve(num_tokens, num_frames, num_seconds)
+
+    def reduce(self, dense: VideoTokens, num_frames: int, num_seconds: float) -> VideoTokens:
+        """Compressed to the budget, then projected, as the recipe says.
+
+        Args:
+            dense: tokens of the whole video on its full grid.
+            num_frames: frames that were sampled.
+            num_seconds: length of the sampled range.
+
+        Raises:
+            BudgetError: the stages cannot reach the budget.
+        """
+        with torch.inference_mode():
+            video = dense
+            if self.pipeline is not None:
+                video = self.pipeline(video, self.budget(len(dense), num_frames, num_seconds))
+            return video if self.projector is None else self.projector(video)
+
+    def check_budget(self) -> None:
+        """Plan a video of the size that the sampler and the encoder announce, if they do.
+
+        Raises:
+            BudgetError: such a video could not be compressed to the budget.
+        """
+        num_frames = getattr(self.recipe.sample, "num_frames", None)
+        if self.pipeline is None or num_frames is None or self.encoder.resize.mode == "smart":
+            return
+        resize = self.encoder.resize
+        grid = self.encoder.grid(num_frames, resize.height, resize.width)
+        blank = VideoTokens.from_grid(
+            torch.zeros(grid.num_patches, 1), grid, torch.zeros(grid.t, 2)
+        )
+        budget = self.budget(grid.num_patches, num_frames, float(num_frames))
+        self.pipeline.plan(blank, budget)
+
+
+_CHUNK_FRAMES = 32
+
+
+def prepare(recipe: Recipe, *, device: str = "cpu", compile: bool = False) -> Prepared:  # noqa: A002
+    """Load a recipe's weights and join its stages.
+
+    Raises:
+        ConfigError: weights cannot be found or do not fit.
+        MissingExtraError: an optional package is needed.
+    """
+    encode = cast("EncoderConfig", recipe.encode)
+    project = cast("ProjectorConfig | None", recipe.project)
+    return Prepared(
+        recipe=recipe,
+        encoder=encode.build(device=device, compile=compile),
+        pipeline=None if recipe.compress is None else Pipeline(stages=recipe.compress.stages),
+        projector=None if project is None else project.build(device=device).eval(),
+    )
+
+
+def compress(
+    path: str | Path,
+    *,
+    budget: Budget | int | str | None = None,
+    recipe: str | Path | Recipe = "embedded",
+    start_s: float | None = None,
+    end_s: float | None = None,
+    device: str = "cpu",
+    backend: str = "auto",
+) -> VideoTokens:
+    """The tokens of one video, or of a time range of it.
+
+    Args:
+        path: video file.
+        budget: tokens that may remain: a number, ``"10%"`` or a ``Budget``; by default the
+            recipe's own.
+        recipe: name, YAML file or ``Recipe``.
+        start_s: start of the range in seconds.
+        end_s: end of the range in seconds.
+        device: where the encoder runs.
+        backend: ``auto``, ``decord``, ``pyav`` or ``torchcodec``.
+
+    Raises:
+        DecodeError: the file does not give its frames.
+        ConfigError: the recipe cannot be used.
+        BudgetError: the stages cannot reach the budget.
+    """
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if budget is not None:
+        settings = settings.with_budget(Budget.parse(budget))
+    prepared = prepare(settings, device=device)
+    request = prepared.request(path, start_s=start_s, end_s=end_s, backend=backend)
+    dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
+    return prepared.reduce(dense, num_frames, num_seconds)
+
+
+def encode_stream(
+    prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest
+) -> tuple[VideoTokens, int, float]:
+    """Encode chunk after chunk: (dense tokens, sampled frames, seconds of the range)."""
+    parts: list[VideoTokens] = []
+    num_frames, source = 0, None
+    for chunk in chunks:
+        parts += prepared.encode([chunk])
+        num_frames += len(chunk) - chunk.num_padded
+        source = chunk.source
+    return VideoTokens.cat(parts), num_frames, range_s(source, request)
+
+
+def range_s(source: Source | None, request: DecodeRequest) -> float:
+    """Length of the range that a request asks for, in seconds."""
+    start = max(0.0, request.start_s or 0.0)
+    if source is None:
+        return 0.0
+    end = source.duration_s if request.end_s is None else min(request.end_s, source.duration_s)
+    return max(0.0, end - start)
