@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
+from functools import cmp_to_key
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -49,6 +51,8 @@ class Budget:
             raise BudgetError(f"budget {name} must be {wanted}, got {value}: pass another number")
         if name == "tokens" and number != int(number):
             raise BudgetError(f"budget tokens must be a whole number, got {value}: round it first")
+        # One meaning, one value: 16, 16.0 and "16" are the same budget and the same fingerprint.
+        object.__setattr__(self, name, int(number) if name == "tokens" else float(number))
 
     @classmethod
     def parse(cls, value: "Budget | int | float | str | dict[str, float]") -> "Budget":
@@ -120,10 +124,11 @@ class Budget:
         if self.tokens is not None:
             return f"{self.tokens} tokens"
         if self.retention is not None:
-            return f"{_decimal('retention', self.retention) * 100:f}% of the tokens"
+            percent = _decimal("retention", self.retention) * 100
+            return f"{percent.normalize():f}% of the tokens"
         if self.per_frame is not None:
-            return f"{self.per_frame} tokens per frame"
-        return f"{self.per_second} tokens per second"
+            return f"{self.per_frame:g} tokens per frame"
+        return f"{self.per_second:g} tokens per second"
 
 
 def apportion(
@@ -150,22 +155,24 @@ def apportion(
     Raises:
         BudgetError: a weight is negative or not finite, or the minimums exceed ``total``.
     """
-    device = weights.device if isinstance(weights, Tensor) else torch.device("cpu")
-    wish = [float(w) for w in weights]
-    if any(not math.isfinite(w) or w < 0 for w in wish):
+    values = weights.detach().tolist() if isinstance(weights, Tensor) else list(weights)
+    if any(not math.isfinite(w) or w < 0 for w in values):
         raise BudgetError("shares need finite weights >= 0, got others: clamp or softmax them")
-    limit = [total] * len(wish) if caps is None else [int(c) for c in caps]
-    total = min(total, sum(limit))
-    share = [min(minimum, c) for c in limit]
-    if sum(share) > total:
+    high = [max(total, 0)] * len(values) if caps is None else _whole(caps)
+    if len(high) != len(values) or min(high, default=0) < 0:
         raise BudgetError(
-            f"cannot give {len(wish)} parts at least {minimum} each out of {total}: "
+            f"each of {len(values)} parts needs one cap >= 0, got {len(high)} caps from "
+            f"{min(high, default=0)}: match them"
+        )
+    total = min(total, sum(high))
+    low = [min(minimum, c) for c in high]
+    if sum(low) > total:
+        raise BudgetError(
+            f"cannot give {len(values)} parts at least {minimum} each out of {total}: "
             f"raise the budget or lower the minimum"
         )
-    target = _water_fill(wish, total, share, limit)
-    share = [min(c, max(s, math.floor(t))) for s, t, c in zip(share, target, limit, strict=True)]
-    _hand_out(share, target, limit, total)
-    return torch.tensor(share, dtype=torch.int64, device=device)
+    device = weights.device if isinstance(weights, Tensor) else None
+    return torch.tensor(_share(_integers(values), total, low, high), device=device).long()
 
 
 def frames_within(budget: int, *, tokens_per_frame: int, num_frames: int) -> int:
@@ -192,38 +199,81 @@ def _decimal(name: str, value: object) -> Decimal:
     return number
 
 
-def _water_fill(wish: list[float], total: int, low: list[int], high: list[int]) -> list[float]:
-    """Real shares proportional to the wishes, clamped between ``low`` and ``high``."""
-    target = [float(s) for s in low]
-    open_ = [i for i in range(len(wish)) if high[i] > low[i]]
-    remaining = float(total - sum(low[i] for i in range(len(wish)) if i not in set(open_)))
-    while open_:
-        weight = sum(wish[i] for i in open_)
-        fair = {i: remaining * (wish[i] / weight if weight else 1 / len(open_)) for i in open_}
-        excess = sum(max(0.0, fair[i] - high[i]) - max(0.0, low[i] - fair[i]) for i in open_)
-        # Clamp only on the side that is violated more: the other side may resolve itself.
-        clamped = {i: float(high[i]) for i in open_ if fair[i] > high[i] and excess >= 0}
-        clamped |= {i: float(low[i]) for i in open_ if fair[i] < low[i] and excess <= 0}
-        if not clamped:
-            for i in open_:
-                target[i] = fair[i]
+def _whole(caps: Tensor | Sequence[int]) -> list[int]:
+    return [int(c) for c in (caps.tolist() if isinstance(caps, Tensor) else caps)]
+
+
+def _integers(weights: Sequence[float]) -> list[int]:
+    """Integers in exactly the proportions of the (finite) floats; every float is m / 2**k."""
+    ratios = [float(w).as_integer_ratio() for w in weights]
+    common = max((below for _, below in ratios), default=1)
+    return [above * (common // below) for above, below in ratios]
+
+
+def _share(wish: list[int], total: int, low: list[int], high: list[int]) -> list[int]:
+    """Shares between ``low`` and ``high`` that sum to ``total``, in exact integer arithmetic."""
+    keen = [i for i, w in enumerate(wish) if w]
+    if not keen:
+        return _fill([1] * len(wish), total, low, high)
+    # Parts without a wish get their minimum, and more only when all others are at their caps.
+    idle = [i for i, w in enumerate(wish) if not w]
+    for_keen = min(total - sum(low[i] for i in idle), sum(high[i] for i in keen))
+    share = [0] * len(wish)
+    for group, amount, weights in (
+        (keen, for_keen, [wish[i] for i in keen]),
+        (idle, total - for_keen, [1] * len(idle)),
+    ):
+        part = _fill(weights, amount, [low[i] for i in group], [high[i] for i in group])
+        for i, value in zip(group, part, strict=True):
+            share[i] = value
+    return share
+
+
+def _fill(wish: list[int], total: int, low: list[int], high: list[int]) -> list[int]:
+    """Largest remainder on the water level: part ``i`` holds ``clamp(level * wish, low, high)``.
+
+    The wishes are positive and ``sum(low) <= total <= sum(high)``.  The level rises past the
+    points where a part leaves its minimum or meets its cap, until the total is reached.
+    """
+    share = list(low)
+    held, weight, active = sum(low), 0, set[int]()
+    for level, below, i, stops in _level_marks(wish, low, high):
+        if held * below + weight * level >= total * below:
             break
-        for i, value in clamped.items():
-            target[i] = value
-        remaining -= sum(clamped.values())
-        open_ = [i for i in open_ if i not in clamped]
-    return target
+        if stops:
+            active.discard(i)
+            share[i], held, weight = high[i], held + high[i], weight - wish[i]
+        else:
+            active.add(i)
+            held, weight = held - low[i], weight + wish[i]
+    remainder = {}
+    for i in sorted(active):
+        share[i], remainder[i] = divmod((total - held) * wish[i], weight)
+    missing = total - sum(share)
+    for i in sorted(remainder, key=lambda i: (-remainder[i], i))[:missing]:
+        share[i] += 1
+    return share
 
 
-def _hand_out(share: list[int], target: list[float], limit: list[int], total: int) -> None:
-    """Give (or take back) single units by remainder until ``share`` sums to ``total``."""
-    while (missing := total - sum(share)) > 0:
-        ready = [i for i in range(len(share)) if share[i] < limit[i]]
-        ready.sort(key=lambda i: (share[i] - target[i], i))
-        for i in ready[:missing]:
-            share[i] += 1
-    while (surplus := sum(share) - total) > 0:  # float error, or minimums above the fair share
-        ready = [i for i in range(len(share)) if share[i] > 0]
-        ready.sort(key=lambda i: (target[i] - share[i], -i))
-        for i in ready[:surplus]:
-            share[i] -= 1
+def _level_marks(
+    wish: list[int], low: list[int], high: list[int]
+) -> list[tuple[int, int, int, bool]]:
+    """(level * wish, wish, part, whether it stops there) in exact ascending order of the level."""
+    marks = [(low[i], w, i, False) for i, w in enumerate(wish)]
+    marks += [(high[i], w, i, True) for i, w in enumerate(wish)]
+
+    def compare(a: tuple[int, int, int, bool], b: tuple[int, int, int, bool]) -> int:
+        left, right = a[0] * b[1], b[0] * a[1]
+        return (left > right) - (left < right) or a[3] - b[3]
+
+    # Division rounds but never swaps, so that only runs of equal quotients need exact comparison.
+    marks.sort(key=lambda m: (_quotient(m[0], m[1]), m[3]))
+    runs = groupby(marks, key=lambda m: _quotient(m[0], m[1]))
+    return [mark for _, run in runs for mark in sorted(run, key=cmp_to_key(compare))]
+
+
+def _quotient(a: int, b: int) -> float:
+    try:
+        return a / b
+    except OverflowError:
+        return math.inf
