@@ -1,1 +1,5 @@
-"""report."""
+"""Pictures of what compression did."""
+
+from vidcomp.report.token_map import frame_of_row, pick_rows, token_map
+
+__all__ = ["frame_of_row", "pick_rows", "token_map"]
