@@ -1,0 +1,108 @@
+"""What the benchmarks share: interleaved rounds, medians, a JSON file and a table in the docs."""
+
+import json
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vidcomp.pipelines.output import format_table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of its ended children so far, user and system."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def interleaved(
+    cases: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each case in each round; all cases run once a round, in turning order."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for round_ in range(rounds):
+        for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+            started = clock()
+            cases[name]()
+            seconds[name].append(clock() - started)
+    return seconds
+
+
+def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median over the rounds of slow / fast, each pair from one round."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def machine() -> dict[str, object]:
+    """Where the numbers come from."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "device": device,
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
+    """An H.264 file of [H, W, 3] uint8 pictures."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=fps, options={"preset": "veryfast", "g": "50"})
+        stream.pix_fmt = "yuv420p"
+        for pixels in frames:
+            stream.height, stream.width = pixels.shape[:2]
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+
+
+def publish(
+    name: str,
+    title: str,
+    command: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    notes: str,
+) -> None:
+    """Print a table, and put it into ``docs/benchmarks.md`` and ``docs/benchmarks/<name>.json``."""
+    print(f"\n{title}\n{format_table(header, rows)}\n{notes}\n")
+    (DOCS / "benchmarks").mkdir(exist_ok=True)
+    record = {"title": title, "command": command, "machine": machine(), "header": list(header)}
+    record |= {"rows": [list(row) for row in rows], "notes": notes}
+    (DOCS / "benchmarks" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    _put_section(name, _markdown(title, command, header, rows, notes))
+
+
+def _markdown(
+    title: str, command: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: str
+) -> str:
+    def line(values: Sequence[object]) -> str:
+        shown = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+        return "| " + " | ".join(shown) + " |"
+
+    where = ", ".join(f"{key} {value}" for key, value in machine().items())
+    table = "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
+    return f"## {title}\n\n{table}\n\n{notes}\n\n`{command}` ({where})\n"
+
+
+def _put_section(name: str, text: str) -> None:
+    page = DOCS / "benchmarks.md"
+    old = page.read_text() if page.exists() else "# Benchmarks\n"
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    block = f"{start}\n{text}{end}\n"
+    pattern = re.compile(re.escape(start) + r".*?" + re.escape(end) + "\n", re.DOTALL)
+    page.write_text(pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old}\n{block}")

@@ -1,0 +1,311 @@
+"""The job against the naive loop, reading against the usual path, and memory over length.
+
+    python scripts/bench_extract.py [read] [job] [memory] [--clips DIR] [--rounds N]
+
+``read``    CPU of decoding 32 frames and preparing them for SigLIP, against decord at full size
+            followed by the model's own processor, over the files of ``--clips``.
+``job``     wall time of the job, with an encoder that waits as a device would and with real ones
+            on the CPU, against decode, encode, ``torch.save``, one video after another.
+``memory``  peak memory of decode and encode for 60 s and 60 min of video at 2 frames per second.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from _bench import cpu_s, interleaved, median_ratio, publish, write_video
+from vidcomp.pipelines.engine import Engine
+from vidcomp.pipelines.inputs import expand
+from vidcomp.sample.decode import DecodeRequest, stream_frames
+
+from vidcomp.api import Prepared, encode_stream, prepare
+from vidcomp.config import Recipe, identity
+from vidcomp.encode.base import Encoder
+from vidcomp.functional.resize import Resize
+from vidcomp.store import CacheWriter
+from vidcomp.types import Frames, Grid, VideoTokens
+
+FRAMES = 32
+WAIT_S = 0.12
+RECIPE = {
+    "sample": {"name": "uniform", "num_frames": FRAMES},
+    "encode": {"name": "dct"},
+    "compress": {"budget": {"tokens": 196}, "stages": ["uniform"]},
+}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["read", "job", "memory"])
+    parser.add_argument("--clips", type=Path, help="folder of videos for the part read")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(json.dumps(peak_of(options.peak)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for part in options.parts:
+            {"read": bench_read, "job": bench_job, "memory": bench_memory}[part](
+                options, Path(folder)
+            )
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def bench_read(options: argparse.Namespace, scratch: Path) -> None:
+    """CPU of decode and preprocess for each file, ours and the usual way."""
+    torch.set_num_threads(1)
+    files = sorted(p for p in (options.clips or make_corpus(scratch)).iterdir() if p.is_file())
+    rows = []
+    for path in (p for p in files if p.suffix != ".md"):
+        ours, usual = reader_of(path), usual_reader_of(path)
+        try:
+            if ours() != usual():
+                continue  # decord reports another number of frames (a cut transport stream)
+        except Exception as error:  # noqa: BLE001  # decord raises what it likes
+            print(f"left out {path.name}: {' '.join(str(error).split())[:80]}")
+            continue
+        seconds = interleaved({"ours": ours, "usual": usual}, rounds=options.rounds, clock=cpu_s)
+        gain = median_ratio(seconds["usual"], seconds["ours"])
+        medians = (statistics.median(seconds[name]) for name in ("ours", "usual"))
+        rows.append((path.name, *medians, gain))
+    gains = [row[3] for row in rows]
+    publish(
+        "read",
+        "Decode and preprocess 32 frames for SigLIP at 224, CPU seconds",
+        "python scripts/bench_extract.py read --clips DIR",
+        ("clip", "vidcomp", "decord + HF processor", "gain"),
+        rows,
+        f"Median gain {statistics.median(gains):.2f}, smallest {min(gains):.2f}, "
+        f"{len(rows)} files, one thread, medians of {options.rounds} interleaved rounds.",
+    )
+
+
+def reader_of(path: Path) -> Callable[[], int]:
+    """Ours: resized while decoding, uint8 all the way, normalised once."""
+    request = DecodeRequest(path=str(path), sampler=Recipe(**RECIPE).sample, resize=Resize())
+
+    def read() -> int:
+        count = 0
+        for frames in stream_frames(request):
+            pixels = (frames.data.float() / 255 - 0.5) / 0.5
+            count += len(pixels)
+        return count
+
+    return read
+
+
+def usual_reader_of(path: Path) -> Callable[[], int]:
+    """The usual way: full-size frames from decord, then the processor of transformers."""
+    import decord
+    from transformers import SiglipImageProcessor
+
+    processor = SiglipImageProcessor(size={"height": 224, "width": 224})
+
+    def read() -> int:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        index = np.linspace(0, len(reader) - 1, min(FRAMES, len(reader))).astype(int)
+        frames = reader.get_batch(index).asnumpy()
+        return len(processor(images=list(frames), return_tensors="pt")["pixel_values"])
+
+    return read
+
+
+# -- the job -------------------------------------------------------------------------------------
+
+
+class Waiting(Encoder):
+    """Waits for each frame as a device would, then returns what a real encoder gives."""
+
+    def __init__(self, inner: Encoder, wait_s: float) -> None:
+        self.inner, self.wait_s = inner, wait_s
+        self.config, self.resize, self.dim = inner.config, inner.resize, inner.dim
+
+    def grid(self, num_frames: int, height: int, width: int) -> Grid:
+        """As the real one."""
+        return self.inner.grid(num_frames, height, width)
+
+    def many(self, batch: list[Frames]) -> list[VideoTokens]:
+        """Wait, then encode; the real encoder's own time is part of the wait."""
+        until = time.perf_counter() + self.wait_s * sum(map(len, batch)) / FRAMES
+        tokens = self.inner.many(batch)
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return tokens
+
+
+def bench_job(options: argparse.Namespace, scratch: Path) -> None:
+    """Wall of the job against the loop, and against what the hardware allows."""
+    clips = make_corpus(scratch, count=40)
+    plain = prepare(Recipe(**RECIPE))
+    waiting = with_encoder(plain, Waiting(plain.encoder, WAIT_S))
+    vit = with_encoder(plain, tiny_vit(scratch))
+    rows = []
+    for name, prepared, workers in (
+        (f"waits {WAIT_S} s a clip", waiting, 2),
+        ("dct on the CPU", plain, 1),
+        ("small ViT on the CPU", vit, 1),
+    ):
+        rows.append((name, workers, *race(prepared, clips, workers, options.rounds, scratch)))
+    publish(
+        "job",
+        "40 clips of 480x270 and 3 to 6 s: the job against the naive loop, wall seconds",
+        "python scripts/bench_extract.py job",
+        ("encoder", "workers", "loop", "job", "job / bound", "loop / job"),
+        rows,
+        "bound = max(decode / workers, encode), each measured alone; readers are warm; medians of "
+        f"{options.rounds} interleaved rounds.",
+    )
+
+
+def race(
+    prepared: Prepared, clips: Path, workers: int, rounds: int, scratch: Path
+) -> tuple[float, float, float, float]:
+    """Medians: (loop, job, job / bound, loop / job)."""
+    items = expand([str(clips)])
+    requests = [prepared.request(item.path) for item in items]
+    counter = iter(range(10**6))
+
+    def loop() -> None:
+        out = scratch / f"loop{next(counter)}"
+        out.mkdir()
+        for i, request in enumerate(requests):
+            dense, *sizes = encode_stream(prepared, stream_frames(request), request)
+            torch.save(prepared.reduce(dense, *sizes).tokens, out / f"{i}.pt")
+
+    def decode() -> None:
+        for request in requests:
+            for _ in stream_frames(request):
+                pass
+
+    chunks = [list(stream_frames(request)) for request in requests]
+
+    def encode() -> None:
+        for parts in chunks:
+            prepared.encode(parts)
+
+    with Engine(workers=workers) as engine:
+
+        def job() -> None:
+            out = scratch / f"job{next(counter)}"
+            with CacheWriter(
+                out, identity=identity(prepared.recipe), weights={}, settings=prepared.recipe.store
+            ) as writer:
+                write = lambda done: writer.add(done.item.key, done.video, {}, None)  # noqa: E731
+                assert len(list(engine.run(prepared, items, write))) == len(items)
+
+        job()  # warm up the readers
+        cases = {"loop": loop, "job": job, "decode": decode, "encode": encode}
+        seconds = interleaved(cases, rounds=rounds)
+    bound = [max(d / workers, e) for d, e in zip(seconds["decode"], seconds["encode"], strict=True)]
+    medians = (statistics.median(seconds[name]) for name in ("loop", "job"))
+    return (
+        *medians,
+        median_ratio(seconds["job"], bound),
+        median_ratio(seconds["loop"], seconds["job"]),
+    )
+
+
+def with_encoder(prepared: Prepared, encoder: Encoder) -> Prepared:
+    """The same recipe with another encoder."""
+    return Prepared(
+        recipe=prepared.recipe,
+        encoder=encoder,
+        pipeline=prepared.pipeline,
+        projector=None,
+    )
+
+
+def tiny_vit(scratch: Path) -> Encoder:
+    """A SigLIP of 4 layers and width 192 with random weights."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    from vidcomp.api import encoder
+
+    folder = scratch / "vit"
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = SiglipVisionConfig(
+            hidden_size=192, intermediate_size=384, num_hidden_layers=4, num_attention_heads=3
+        )
+        SiglipVisionModel(config).save_pretrained(folder)
+        size = {"height": 224, "width": 224}
+        settings = {"image_processor_type": "SiglipImageProcessor", "size": size, "resample": 3}
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True}
+        settings |= {"rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return encoder("hf", model=str(folder))
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def bench_memory(_: argparse.Namespace, scratch: Path) -> None:
+    """Peak memory over length: the tokens are handed on chunk by chunk."""
+    rows = []
+    for name, seconds in (("60 s", 60), ("60 min", 3600)):
+        path = scratch / f"{seconds}.mp4"
+        write_noise(path, seconds)
+        command = [sys.executable, __file__, "--peak", str(path)]
+        peaks = [
+            json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            for _ in range(3)
+        ]
+        rows.append((name, peaks[0]["tokens"], statistics.median(p["peak_mb"] for p in peaks)))
+    publish(
+        "memory",
+        "Peak memory of decode and encode at 2 frames per second (SigLIP-sized dct tokens)",
+        "python scripts/bench_extract.py memory",
+        ("video", "tokens", "peak MB"),
+        rows,
+        f"60 min takes {rows[1][2] / rows[0][2]:.2f} times the memory of 60 s.",
+    )
+
+
+def peak_of(path: Path) -> dict[str, float]:
+    """Decode and encode one video, dropping each chunk's tokens; peak of this process."""
+    import resource
+
+    recipe = Recipe(**{**RECIPE, "sample": {"name": "fps", "fps": 2}})
+    prepared = prepare(recipe)
+    request = prepared.request(path)
+    tokens = sum(len(chunk) for chunk in prepared.encoder.stream(stream_frames(request)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"tokens": tokens, "peak_mb": round(peak, 1)}
+
+
+def write_noise(path: Path, seconds: int, fps: int = 10) -> None:
+    """A video of moving noise, 320x180."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (180, 320, 3), dtype=np.uint8)
+    write_video(path, (np.roll(base, 3 * i, axis=1) for i in range(seconds * fps)), fps=fps)
+
+
+def make_corpus(scratch: Path, count: int = 12) -> Path:
+    """Clips of 480x270, 3 to 6 s at 25 frames per second, with motion."""
+    folder = scratch / f"corpus{count}"
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        coarse = rng.integers(0, 255, (17, 30, 3)).repeat(16, 0).repeat(16, 1)[:270, :480]
+        base = coarse.astype(np.uint8)
+        length = int(rng.integers(75, 150))
+        frames = (np.roll(base, (2 * t, 5 * t), axis=(0, 1)) for t in range(length))
+        write_video(folder / f"{i:02}.mp4", frames, fps=25)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
