@@ -1,12 +1,17 @@
 """What every projector is: settings that build a module from the encoder's space to the LLM's."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self, overload
 
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.config import Config
+from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.projectors.checkpoint import load_named, read_weights
 from vidcomp.types import Grid, TokenBatch, VideoTokens
 
 __all__ = ["Projector", "ProjectorConfig"]
@@ -15,41 +20,164 @@ __all__ = ["Projector", "ProjectorConfig"]
 class ProjectorConfig(Config, ABC):
     """Settings that every projector has."""
 
-    dim_in: int
+    dim_in: int = Field(ge=1)
     """Features of the encoder's tokens."""
-    dim_out: int
+    dim_out: int = Field(ge=1)
     """Features of the language model's embeddings."""
-    weights: str | None = None
-    """A safetensors file with the original checkpoint's names; ``None``: fresh weights."""
+    weights: str | None = Field(None, json_schema_extra={"location": True})
+    """A safetensors file with the original checkpoint's names, or with those of
+    ``state_dict()``; ``None``: fresh weights."""
+    weights_prefix: str = ""
+    """Only names of the file that start with this are read, without it: a projector inside a
+    whole model's checkpoint, e.g. ``model.mm_projector.``."""
+    seed: int = Field(0, ge=0)
+    """Fresh weights are drawn from this seed, so that an untrained projector is the same in every
+    run; has no effect on weights that are loaded."""
 
     @abstractmethod
+    def module(self) -> "Projector":
+        """The module with weights drawn from torch's global random state; see ``build``."""
+
     def build(self, *, device: str = "cpu") -> "Projector":
-        """The module, with the weights of ``weights`` if given."""
+        """The module in evaluation mode, with the weights of ``weights`` or of ``seed``.
+
+        The same settings give the same weights on every device, and the global random state is
+        left as it was.
+
+        Raises:
+            ConfigError: ``weights`` is not a safetensors file or has nothing under the prefix.
+            ShapeError: its names or shapes do not fit.
+        """
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would also reseed every accelerator.
+            torch.default_generator.manual_seed(self.seed)
+            projector = self.module()
+        if self.weights is not None:
+            state, digest = read_weights(self.weights, self.weights_prefix)
+            projector.load_reference(state)
+            projector.weights_hash = digest
+        return projector.to(device).eval()
 
 
-class Projector(nn.Module):
-    """A learned stage; ``forward`` maps one video, ``many`` a packed batch."""
+class Projector(nn.Module, ABC):
+    """A learned stage on one video or on a batch, in the type and on the device of its parameters.
+
+    Subclasses write ``project`` and ``num_tokens``.
+    """
 
     config: ProjectorConfig
     is_elastic: bool = False
     """Whether ``budget`` chooses the number of tokens at run time."""
+    weights_hash: str = ""
+    """sha256 of the file that ``config.weights`` names; empty for fresh weights."""
+    reference_names: ClassVar[Sequence[tuple[str, str]]] = ()
+    """(pattern, replacement) pairs that turn our parameter names into the original's."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.config = config
 
     @abstractmethod
     def num_tokens(self, grid: Grid, budget: int | None = None) -> int:
-        """Tokens out for a dense grid, known before running."""
+        """Tokens out for a dense grid, known before running.
+
+        Raises:
+            BudgetError: elastic, and no count within ``budget`` can be reached.
+        """
 
     @abstractmethod
-    def forward(self, video: VideoTokens, budget: int | None = None) -> VideoTokens:
-        """The video in the language model's space; provenance and extras follow."""
+    def project(
+        self, videos: Sequence[VideoTokens], budgets: Sequence[int | None]
+    ) -> list[VideoTokens]:
+        """The work behind a call: widths are checked, and tokens have the parameters' type."""
 
-    def many(self, batch: TokenBatch, budget: int | None = None) -> TokenBatch:
-        """Every video of a batch; equal to calling one after another."""
-        return TokenBatch.pack([self(video, budget) for video in batch], batch.keys)
+    @overload
+    def forward(self, video: VideoTokens, budget: int | None = None) -> VideoTokens: ...
+    @overload
+    def forward(
+        self, video: TokenBatch, budget: int | Sequence[int] | None = None
+    ) -> TokenBatch: ...
+    def forward(
+        self, video: VideoTokens | TokenBatch, budget: int | Sequence[int] | None = None
+    ) -> VideoTokens | TokenBatch:
+        """Videos in the language model's space; provenance and extras follow.
 
-    @abstractmethod
+        Args:
+            video: one video or a batch with tokens [N, dim_in] of any float type; never written to.
+            budget: tokens allowed for each video (a number each for a batch, or one for all).
+                Elastic projectors use it; the others check it.  ``None``: no limit.
+
+        Returns:
+            What came in with tokens [M, dim_out]; gradients flow through the tokens only.
+
+        Raises:
+            ShapeError: other features than ``dim_in``, or no dense grid where one is needed.
+            BudgetError: a video would have more tokens than its budget.
+        """
+        if isinstance(video, VideoTokens):
+            if isinstance(budget, Sequence):
+                raise BudgetError(f"one video has one budget, got {budget}: pass a single number")
+            (out,) = self._run([video], [budget])
+            return out
+        budgets = [*budget] if isinstance(budget, Sequence) else [budget] * len(video)
+        if len(budgets) != len(video):
+            raise BudgetError(
+                f"{len(video)} videos need as many budgets, got {len(budgets)}: pass one each"
+            )
+        return TokenBatch.pack(self._run(list(video), budgets), video.keys)
+
+    def many(self, batch: TokenBatch, budgets: Sequence[int] | None = None) -> TokenBatch:
+        """Every video of a batch in as few passes as possible; equal to one after another."""
+        out: TokenBatch = self(batch, budgets)
+        return out
+
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
-        """Weights of the original checkpoint, by its own names.
+        """Weights of the original checkpoint by its own names, or of our own ``state_dict()``.
 
         Raises:
             ShapeError: a name is missing or left over, or a shape differs.
         """
+        names = self.original_names()
+        if set(state) == set(names):
+            names = {name: name for name in names}
+        load_named(self, state, names, title=f"the projector {self.config.name!r}")
+        return self
+
+    def original_names(self) -> dict[str, str]:
+        """The original checkpoint's name of every entry of ``state_dict()``."""
+        names = {}
+        for name in self.state_dict():
+            original = name
+            for pattern, replacement in self.reference_names:
+                original = re.sub(pattern, replacement, original)
+            names[name] = original
+        return names
+
+    def _run(
+        self, videos: Sequence[VideoTokens], budgets: Sequence[int | None]
+    ) -> list[VideoTokens]:
+        dtype = next(self.parameters()).dtype
+        for video in videos:
+            self._check(video)
+        results = self.project([video.to(dtype=dtype) for video in videos], budgets)
+        for out, budget in zip(results, budgets, strict=True):
+            if budget is not None and len(out) > budget:
+                raise BudgetError(
+                    f"the projector {self.config.name!r} gives this video {len(out)} tokens and "
+                    f"its budget is {budget}: raise the budget or change the projector's settings"
+                )
+        return results
+
+    def _check(self, video: VideoTokens) -> None:
+        wanted, tokens = self.config.dim_in, video.tokens
+        if tokens.ndim != 2:
+            raise ShapeError(
+                f"the projector {self.config.name!r} wants tokens [N, {wanted}], got integer ids "
+                f"{list(tokens.shape)}: look them up in their codebook first"
+            )
+        if tokens.shape[1] != wanted:
+            raise ShapeError(
+                f"the projector {self.config.name!r} wants tokens of dim_in={wanted} features, got "
+                f"{tokens.shape[1]}: set dim_in={tokens.shape[1]} or use the encoder it was "
+                f"trained with"
+            )

@@ -1,0 +1,11 @@
+"""A function for every method with a recorded output: run ours, yield comparisons.
+
+A new method is one function in a module here and one line in that module's ``CHECKS``.
+"""
+
+from parity_checks import projectors
+from parity_checks.golden import Check
+
+__all__ = ["CHECKS"]
+
+CHECKS: dict[str, Check] = {**projectors.CHECKS}

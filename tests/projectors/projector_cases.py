@@ -1,0 +1,124 @@
+"""Videos and projectors that the laws run on."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vidcomp.projectors.base import Projector
+from vidcomp.registry import PROJECTORS
+from vidcomp.types import Grid, VideoTokens
+
+DIM_IN, DIM_OUT = 12, 10
+
+CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "linear": ("linear", {}),
+    "mlp": ("mlp", {"depth": 3}),
+    "deco": ("deco", {"tokens_per_frame": 4}),
+    "deco_grid": ("deco", {"tokens_per_frame": (2, 3), "depth": 1}),
+    "perceiver": (
+        "perceiver",
+        {"num_latents": 3, "depth": 2, "heads": 2, "dim_head": 5, "ff_mult": 2, "max_frames": 3},
+    ),
+    "perceiver_clips": (
+        "perceiver",
+        {
+            "num_latents": 2,
+            "depth": 2,
+            "heads": 2,
+            "dim_head": 4,
+            "frames_per_clip": 2,
+            "max_frames": 2,
+            "max_clips": 2,
+        },
+    ),
+    "perceiver_frames": (
+        "perceiver",
+        {
+            "num_latents": 2,
+            "depth": 1,
+            "heads": 1,
+            "dim_head": 4,
+            "frames_per_clip": 1,
+            "max_frames": 0,
+            "max_clips": 3,
+        },
+    ),
+}
+"""Name in the registry and settings, by a name of the case."""
+
+NEEDS_GRID = {"deco", "deco_grid"}
+
+
+def make(case: str, **settings: Any) -> Projector:
+    """The built projector of a case, with other settings on top."""
+    name, own = CASES[case]
+    projector: Projector = PROJECTORS.make(
+        name, **{"dim_in": DIM_IN, "dim_out": DIM_OUT, **own, **settings}
+    ).build()
+    return projector
+
+
+def dense(grid: Grid, seed: int = 0, dim: int = DIM_IN) -> VideoTokens:
+    """Random tokens with an extra a row and one a frame; frames last half a second."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.arange(grid.t) * 0.5
+    return VideoTokens.from_grid(
+        torch.randn(grid.num_patches, dim, generator=generator),
+        grid,
+        torch.stack([start, start + 0.5], dim=1),
+        extras={"saliency": torch.rand(grid.num_patches, generator=generator)},
+        frame_extras={"score": torch.rand(grid.t, generator=generator)},
+    )
+
+
+def pruned(grid: Grid, seed: int = 0) -> VideoTokens:
+    """A random subset of the rows, at least one."""
+    video = dense(grid, seed)
+    keep = torch.rand(len(video), generator=torch.Generator().manual_seed(seed)) < 0.6
+    keep[seed % len(video)] = True
+    return video.select(keep.nonzero().squeeze(1))
+
+
+def soft(grid: Grid, seed: int = 0) -> VideoTokens:
+    """Rows that overlap: each is a random mix of all patches."""
+    video = dense(grid, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    mix = torch.rand(1 + seed % 5, len(video), generator=generator)
+    mix = mix / mix.sum(dim=1, keepdim=True)
+    share = mix / mix.sum(dim=0)
+    return replace(
+        video,
+        tokens=mix @ video.tokens,
+        positions=mix @ video.positions,
+        spans=video.spans.new_tensor([[0, 0.5 * grid.t]]).expand(len(mix), 2),
+        mass=share.sum(dim=1),
+        assign=None,
+        weights=mix.to_sparse(),
+        extras={"saliency": mix @ video.extras["saliency"]},
+    )
+
+
+grids = st.builds(Grid, st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+
+
+@st.composite
+def videos(draw: st.DrawFn, *, needs_grid: bool) -> VideoTokens:
+    """Dense videos, and unless a grid is needed also pruned and overlapping ones."""
+    kind = draw(st.sampled_from([dense] if needs_grid else [dense, pruned, soft]))
+    return kind(draw(grids), draw(st.integers(0, 1000)))
+
+
+def provenance(video: VideoTokens) -> Tensor:
+    """[N, P] dense share of every source patch in every row."""
+    if video.weights is not None:
+        return video.weights.to_dense()
+    assert video.assign is not None
+    counts = torch.zeros(len(video), video.grid.num_patches)
+    for patch, row in enumerate(video.assign.tolist()):
+        if row >= 0:
+            counts[row, patch] = 1
+    return counts / counts.sum(dim=1, keepdim=True)

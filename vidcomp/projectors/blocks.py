@@ -1,0 +1,80 @@
+"""Modules that projectors are made of; tensors only, no videos.
+
+Legend: B sets, K queries, N keys, D features, H heads, E features of a head.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+__all__ = ["CrossAttention", "mlp", "rows_between"]
+
+
+def mlp(*dims: int) -> nn.Sequential:
+    """Linear layers through the widths ``dims`` with exact (erf) GELU between them.
+
+    Parameters are called ``0``, ``2``, ``4`` ... as in LLaVA's checkpoints.
+    """
+    layers: list[nn.Module] = []
+    for dim_in, dim_out in pairwise(dims):
+        layers += [nn.Linear(dim_in, dim_out), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class CrossAttention(nn.Module):
+    """Queries read from keys; heads may be wider or narrower together than the features."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """[B, K, D] what each query reads.
+
+        Args:
+            query_BKD: any float type.
+            key_BND: keys and values are both made of it.
+            mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
+        """
+        key, value = self.to_kv(key_BND).chunk(2, dim=-1)
+        out_BHKE = scaled_dot_product_attention(
+            self._split(self.to_q(query_BKD)),
+            self._split(key),
+            self._split(value),
+            attn_mask=None if mask_BN is None else mask_BN[:, None, None],
+        )
+        out: Tensor = self.to_out(out_BHKE.transpose(1, 2).flatten(2))
+        return out
+
+    def sources(
+        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None, num_sources: int
+    ) -> Tensor:
+        """[B, K, num_sources] float32, rows sum to 1: the share of each of the first keys in all
+        that a query of the same call reads from them, the heads' attention averaged.
+        """
+        query = self._split(self.to_q(query_BKD)).float()
+        key = self._split(self.to_kv(key_BND).chunk(2, dim=-1)[0]).float()
+        logits_BHKN = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
+        if mask_BN is not None:
+            logits_BHKN = logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
+        log_BHKN = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
+        # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
+        shares_BKN: Tensor = log_BHKN.logsumexp(dim=1).softmax(dim=-1)
+        return shares_BKN
+
+    def _split(self, x_BND: Tensor) -> Tensor:
+        b, n, _ = x_BND.shape
+        return x_BND.view(b, n, self.heads, -1).transpose(1, 2)
+
+
+def rows_between(table_RD: Tensor, place_N: Tensor) -> Tensor:
+    """[N, D] rows of a table at fractional places in 0..R-1, linear between its rows."""
+    below = place_N.floor().long().clamp(0, len(table_RD) - 1)
+    above = (below + 1).clamp(max=len(table_RD) - 1)
+    share = (place_N - below).to(table_RD.dtype)[:, None]
+    return torch.lerp(table_RD[below], table_RD[above], share)
