@@ -299,4 +299,6 @@ def _cat_weights(chunks: Sequence[VideoTokens]) -> Tensor:
         parts.append((part.indices() + part.indices().new_tensor([[row], [patch]]), part.values()))
         row, patch = row + len(chunk), patch + chunk.grid.num_patches
     index, value = (torch.cat(p, dim=-1) for p in zip(*parts, strict=True))
-    return torch.sparse_coo_tensor(index, value, (row, patch), is_coalesced=True)
+    return torch.sparse_coo_tensor(
+        index, value, (row, patch), is_coalesced=True, check_invariants=False
+    )

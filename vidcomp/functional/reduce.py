@@ -1,0 +1,82 @@
+"""Reductions over groups of rows that do not depend on threads, batches or devices.
+
+Rows are sorted stably by group and each group is added up from its first row to its last, in
+float64 where the device has it: no atomics, no order that a scheduler decides.
+
+Legend: M N rows, D features, K groups.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["group_max", "group_min", "group_sum", "real", "wide"]
+
+_BLOCK = 1 << 24
+"""Numbers that a reduction holds at a time beside its input and output (128 MiB)."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` as float64, or as float32 where there is no float64 (Apple's MPS)."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def real(x: Tensor) -> Tensor:
+    """``x`` in the type for results that rank: float32, or float64 if it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def group_sum(
+    x_MD: Tensor,
+    group_N: Tensor,
+    num_groups: int,
+    factor_N: Tensor | None = None,
+    row_N: Tensor | None = None,
+) -> Tensor:
+    """Sums of the rows of each group.
+
+    Args:
+        x_MD: [M, ...] any float or integer type.
+        group_N: [N] int64 in 0..K - 1; entries with a negative group are left out.
+        num_groups: K.
+        factor_N: [N] each entry's row is multiplied by this first, in the wide type.
+        row_N: [N] the row of ``x_MD`` that each entry means; by default N is M, row by row.
+
+    Returns:
+        [K, ...] float64 (float32 on MPS); zeros for a group without rows.
+    """
+    order_N = group_N.argsort(stable=True)[int((group_N < 0).sum()) :]  # negatives come first
+    lengths_K = torch.bincount(group_N[order_N], minlength=num_groups)
+    factor_N1 = None if factor_N is None else wide(factor_N)[order_N, None]
+    source_N = order_N if row_N is None else row_N[order_N]
+    flat_MD = x_MD.reshape(len(x_MD), math.prod(x_MD.shape[1:]))
+    sums = []
+    for part_MD in torch.split(flat_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
+        rows_ND = wide(part_MD[source_N])
+        rows_ND = rows_ND if factor_N1 is None else rows_ND * factor_N1
+        sums.append(_segment_sum(rows_ND, lengths_K))
+    return torch.cat(sums, dim=1).reshape(num_groups, *x_MD.shape[1:])
+
+
+def group_min(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
+    """[K] smallest value of each group, in the type of ``x_N``; every group has rows."""
+    return _extreme(x_N, group_N, num_groups, "amin")
+
+
+def group_max(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
+    """[K] largest value of each group, in the type of ``x_N``; every group has rows."""
+    return _extreme(x_N, group_N, num_groups, "amax")
+
+
+def _segment_sum(rows_ND: Tensor, lengths_K: Tensor) -> Tensor:
+    if not rows_ND.numel():  # segment_reduce refuses data without rows
+        return rows_ND.new_zeros(len(lengths_K), rows_ND.shape[1])
+    return torch.segment_reduce(rows_ND, "sum", lengths=lengths_K, axis=0, unsafe=True)
+
+
+def _extreme(x_N: Tensor, group_N: Tensor, num_groups: int, how: str) -> Tensor:
+    # The smallest of a set does not depend on the order in which it is looked for.
+    kept_N = group_N >= 0
+    out_K = x_N.new_zeros(num_groups)
+    return out_K.scatter_reduce(0, group_N[kept_N], x_N[kept_N], how, include_self=False)

@@ -1,0 +1,141 @@
+"""Runs of patches that stay alike at one place of the picture.
+
+Rows at the same (h, w) form a chain in the order of time.  Each row but the first of a chain may
+be joined to the run before it; how alike they are is the row's score.
+
+Legend: N rows, D features, C chains, L rows of the longest chain, J joins.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcomp.functional.reduce import wide
+from vidcomp.functional.select import stable_topk
+from vidcomp.functional.similarity import paired_cosine
+
+__all__ = ["Chains", "Reference", "best_joins", "chains", "joins_above", "run_groups"]
+
+Reference = Literal["previous", "first", "mean"]
+"""What a row is compared with: the row before it, the first row of the run that it would join, or
+the mass-weighted mean of that run.  ``previous`` cannot see a slow drift."""
+
+
+class Chains(NamedTuple):
+    """Rows at the same place of the picture, in the order of time."""
+
+    order: Tensor
+    """[N] int64 rows, chain after chain."""
+    starts: Tensor
+    """[N] bool: the row is the first of its chain."""
+    rows: Tensor
+    """[L, C] int64: row ``l`` of chain ``c``, -1 past its end."""
+
+
+def chains(positions_N3: Tensor) -> Chains:
+    """The chains of rows with equal (h, w)."""
+    order_N = torch.arange(len(positions_N3), device=positions_N3.device)
+    for axis in (0, 2, 1):  # the key sorted last counts most
+        order_N = order_N[positions_N3[order_N, axis].argsort(stable=True)]
+    place_N2 = positions_N3[order_N, 1:]
+    starts = torch.ones_like(order_N, dtype=torch.bool)
+    starts[1:] = (place_N2[1:] != place_N2[:-1]).any(dim=1)
+    chain = starts.cumsum(0) - 1
+    first = starts.nonzero().squeeze(1)
+    step = torch.arange(len(order_N), device=order_N.device) - first[chain]
+    longest = int(step.max()) + 1 if len(step) else 0
+    rows_LC = order_N.new_full((longest, len(first)), -1)
+    rows_LC[step, chain] = order_N
+    starts_N = torch.empty_like(starts)
+    starts_N[order_N] = starts
+    return Chains(order_N, starts_N, rows_LC)
+
+
+def run_groups(found: Chains, joined_N: Tensor) -> Tensor:
+    """[N] int64 run of each row, in 0..N - J - 1, from [N] bool: it is joined to the one before."""
+    run = (~joined_N[found.order]).cumsum(0) - 1
+    group_N = torch.empty_like(run)
+    group_N[found.order] = run
+    return group_N
+
+
+def joins_above(
+    x_ND: Tensor, mass_N: Tensor, found: Chains, min_cosine: float, reference: Reference
+) -> tuple[Tensor, Tensor]:
+    """Each row joins the run before it if it is alike enough.
+
+    Args:
+        x_ND: [N, D] float features.
+        mass_N: [N] float, weights of the mean.
+        found: chains of the rows.
+        min_cosine: least similarity of a join.
+        reference: what a row is compared with.
+
+    Returns:
+        [N] bool: joined; and [N] similarity that each row was judged by, -inf where a chain
+        starts.
+    """
+    x_ND = x_ND.detach()
+    if reference == "previous":
+        score_N = _scores_to_previous(x_ND, found)
+        return (score_N >= min_cosine) & ~found.starts, score_N
+    score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
+    if not len(found.rows):
+        return found.starts.clone(), score_N
+    weight_N1 = wide(mass_N)[:, None]
+    run_CD, run_mass_C1 = wide(x_ND[found.rows[0]]), weight_N1[found.rows[0]]
+    for row_C in found.rows[1:]:
+        present = (row_C >= 0).nonzero().squeeze(1)
+        row = row_C[present]
+        x, run, run_mass = wide(x_ND[row]), run_CD[present], run_mass_C1[present]
+        score = paired_cosine(x, run).float()
+        score_N[row] = score
+        joins = (score >= min_cosine)[:, None]
+        mass = run_mass + weight_N1[row]
+        joint = run if reference == "first" else run + (x - run) * (weight_N1[row] / mass)
+        run_CD[present] = torch.where(joins, joint, x)
+        run_mass_C1[present] = torch.where(joins, mass, weight_N1[row])
+    return (score_N >= min_cosine) & ~found.starts, score_N
+
+
+def best_joins(
+    x_ND: Tensor, mass_N: Tensor, found: Chains, num_joins: int, reference: Reference
+) -> Tensor:
+    """Exactly ``num_joins`` joins, the most alike first.
+
+    With ``previous`` the rows with the highest scores are joined, ties to the lower row.  With the
+    other references scores depend on the joins made before: the highest threshold (to 1e-6) that
+    makes enough joins is looked for, and the weakest of its joins beyond ``num_joins`` are undone,
+    ties from the higher row.
+
+    Args:
+        x_ND: [N, D] float features.
+        mass_N: [N] float, weights of the mean.
+        found: chains of the rows.
+        num_joins: 0 to N - C.
+        reference: what a row is compared with.
+
+    Returns:
+        [N] bool: the row is joined to the one before it in its chain.
+    """
+    low, high = -2.0, 2.0  # everything is above the one, nothing above the other
+    joined_N, score_N = joins_above(x_ND, mass_N, found, low, reference)
+    while reference != "previous" and high - low > 1e-6 and int(joined_N.sum()) != num_joins:
+        middle = (low + high) / 2
+        joined, score = joins_above(x_ND, mass_N, found, middle, reference)
+        if int(joined.sum()) >= num_joins:
+            low, joined_N, score_N = middle, joined, score
+        else:
+            high = middle
+    best = stable_topk(score_N.masked_fill(~joined_N, -torch.inf), num_joins)
+    return torch.zeros_like(joined_N).index_fill(0, best, value=True)
+
+
+def _scores_to_previous(x_ND: Tensor, found: Chains) -> Tensor:
+    score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
+    for earlier_C, later_C in zip(found.rows[:-1], found.rows[1:], strict=True):
+        present = later_C >= 0
+        row = later_C[present]
+        score_N[row] = paired_cosine(x_ND[row], x_ND[earlier_C[present]]).float()
+    return score_N

@@ -1,0 +1,80 @@
+"""Cosine similarities that rank alike with any number of threads, blocks and devices.
+
+Products are added up in float64 and rounded to float32 (float64 stays), so that equal vectors have
+equal similarities wherever they lie: matrix kernels treat rows at their edges differently, and in
+float32 the difference would decide ties.  A zero vector is like other zero vectors (1) and unlike
+all else (0): black patches that do not change are static.
+
+Legend: N M rows, D features.
+"""
+
+import torch
+from torch import Tensor
+
+from vidcomp.functional.reduce import real, wide
+
+__all__ = ["best_match", "cosine", "paired_cosine", "unit"]
+
+_BLOCK = 1 << 24
+"""Similarities that are held at a time."""
+
+
+def unit(x_ND: Tensor) -> Tensor:
+    """[..., D] rows of length 1 in float64 (float32 on MPS); zero rows stay zero.
+
+    Safe for values whose squares overflow or underflow.
+    """
+    x_ND = wide(x_ND)
+    largest_N1 = x_ND.abs().amax(dim=-1, keepdim=True) if x_ND.shape[-1] else x_ND.new_zeros(1)
+    x_ND = x_ND / torch.where(largest_N1 > 0, largest_N1, 1)
+    norm_N1 = x_ND.norm(dim=-1, keepdim=True)
+    return x_ND / torch.where(norm_N1 > 0, norm_N1, 1)
+
+
+def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
+    """[N, M] cosines, float32 or float64 if ``x_ND`` is; a matrix: for small N * M."""
+    return _as_real(_directions(x_ND) @ _directions(y_MD).mT, x_ND)
+
+
+def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """[...] cosines of rows at the same place, float32 or float64 if ``x_ND`` is.
+
+    Args:
+        x_ND: [..., D] any float type.
+        y_ND: [..., D] of the same shape.
+    """
+    return _as_real((_directions(x_ND) * _directions(y_ND)).sum(dim=-1), x_ND)
+
+
+def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of ``x_ND`` the most similar row of ``y_MD``; ties go to the lower index.
+
+    Works in blocks: memory grows with N + M, not with N * M.
+
+    Args:
+        x_ND: any float type.
+        y_MD: at least one row.
+
+    Returns:
+        [N] cosines (float32, or float64 if ``x_ND`` is) and [N] int64 rows of ``y_MD``.
+    """
+    columns_DM = _directions(y_MD).mT
+    found = []
+    for block_ND in torch.split(x_ND, max(1, _BLOCK // len(y_MD))):
+        cosine_NM = _as_real(_directions(block_ND) @ columns_DM, x_ND)
+        found.append(cosine_NM.max(dim=1))
+    if not found:
+        return real(x_ND.new_zeros(0)), torch.zeros(0, dtype=torch.int64, device=x_ND.device)
+    values, indices = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(indices)
+
+
+def _directions(x_ND: Tensor) -> Tensor:
+    """[..., D + 1] unit rows; a zero row points along an axis of its own, the last one."""
+    unit_ND = unit(x_ND)
+    is_zero_N1 = (x_ND == 0).all(dim=-1, keepdim=True)
+    return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)
+
+
+def _as_real(similarity: Tensor, like: Tensor) -> Tensor:
+    return similarity if like.dtype == torch.float64 else similarity.float()
