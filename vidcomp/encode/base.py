@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.config import Config
+from vidcomp.errors import ShapeError
 from vidcomp.functional.resize import Resize
 from vidcomp.types import Frames, Grid, VideoTokens
 
@@ -28,8 +29,20 @@ class EncoderConfig(Config, ABC):
     """How pictures are brought to size; by default as the encoder was trained."""
 
     @abstractmethod
-    def build(self, *, device: str = "cpu", compile: bool = False) -> "Encoder":  # noqa: A002
+    def build(
+        self,
+        *,
+        device: str = "cpu",
+        compile: bool = False,  # noqa: A002  # what torch calls it
+        batch_size: int = 32,
+    ) -> "Encoder":
         """The encoder, weights loaded, on ``device``.
+
+        Args:
+            device: where it runs.
+            compile: use torch.compile; tokens then agree within 1e-4 of their largest value.
+            batch_size: most frames of one pass (clip encoders: at least one clip); bounds memory
+                and changes tokens by rounding errors only.
 
         Raises:
             ConfigError: the weights cannot be found or do not fit.
@@ -60,7 +73,13 @@ class Encoder(ABC):
 
     @abstractmethod
     def many(self, batch: Sequence[Frames]) -> list[VideoTokens]:
-        """Tokens of several chunks, of one or of several videos, in as few passes as possible."""
+        """Tokens of several chunks, of one or of several videos, in as few passes as possible.
+
+        Runs without gradients: an encoder is frozen.
+
+        Raises:
+            ShapeError: a chunk's size does not fit, or a clip encoder's chunk begins inside a clip.
+        """
 
     def __call__(self, frames: Frames, keep: Tensor | None = None) -> VideoTokens:
         """Tokens of one chunk.
@@ -71,10 +90,18 @@ class Encoder(ABC):
 
         Returns:
             Tokens in raster order; positions count on from ``frames.first_index``.
+
+        Raises:
+            ShapeError: as ``many``, or ``keep`` has not the grid's shape.
         """
         (video,) = self.many([frames])
         if keep is None:
             return video
+        if keep.shape != torch.Size(video.grid):
+            raise ShapeError(
+                f"keep must be {list(video.grid)} as the grid is, got {list(keep.shape)}: give one "
+                f"entry a patch"
+            )
         row_P = video.assign
         assert row_P is not None  # noqa: S101  # encoders return hard provenance
         kept_P = keep.flatten().to(row_P.device) & (row_P >= 0)
@@ -82,6 +109,5 @@ class Encoder(ABC):
 
     def stream(self, chunks: Iterable[Frames]) -> Iterator[VideoTokens]:
         """Chunks in, chunks out: memory is bounded by one chunk."""
-        with torch.inference_mode():
-            for chunk in chunks:
-                yield self(chunk)
+        for chunk in chunks:
+            yield self(chunk)

@@ -1,0 +1,186 @@
+"""The path that all encoders share: cut into clips, run them in batches, put tokens together.
+
+A frame encoder is a clip encoder whose clips have one frame, so an encoder only writes what is its
+own: the features of a batch of clips and the grid they lie on.
+
+Legend: T frames of a chunk, B clips, F frames of a clip, C channels, H W pixels, t h w the grid of
+a clip, D features.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcomp.encode.base import Encoder, EncoderConfig
+from vidcomp.errors import ShapeError
+from vidcomp.functional.resize import Resize
+from vidcomp.types import Frames, Grid, VideoTokens
+
+__all__ = ["ClipEncoder", "Features", "valid_patches"]
+
+
+class Features(NamedTuple):
+    """What a network says of a batch of clips."""
+
+    tokens: Tensor
+    """[B, t, h, w, D] in the encoder's dtype."""
+    saliency: Tensor | None = None
+    """[B, t, h, w] float32, where the encoder was asked for it."""
+
+
+class ClipEncoder(Encoder):
+    """Encodes chunks clip by clip; subclasses write ``grid`` and ``features``."""
+
+    tubelet: int = 1
+    """Frames of one step of the grid."""
+    patch: tuple[int, int] | None = None
+    """Pixels (height, width) of a cell of the grid; ``None``: the picture's share of one."""
+
+    def __init__(
+        self, config: EncoderConfig, resize: Resize, *, device: str, batch_size: int
+    ) -> None:
+        if batch_size < 1:
+            raise ShapeError(f"batch_size is at least 1 frame, got {batch_size}: raise it")
+        self.config = config
+        self.resize = resize
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def features(self, clips_BFCHW: Tensor) -> Features:
+        """Features of equally long clips of one size, [B, F, C, H, W] uint8 on the device."""
+
+    def check_resize(self) -> None:
+        """Say at once if the pictures that ``resize`` makes do not fit.
+
+        Raises:
+            ShapeError: they do not.
+        """
+        if self.resize.mode not in ("smart", "none"):  # those follow the picture
+            self.grid(self.frames_multiple, self.resize.height, self.resize.width)
+
+    def clip_length(self, num_frames: int) -> int:
+        """Frames to which the last clip of ``num_frames`` is filled by repeating the last one."""
+        return max(num_frames, self.frames_multiple)
+
+    def many(self, batch: Sequence[Frames]) -> list[VideoTokens]:
+        """Tokens of several chunks; clips of equal size share passes, whoever's they are."""
+        grids = [self._grid_of(frames) for frames in batch]
+        parts: list[list[Features]] = [[] for _ in batch]
+        with torch.no_grad():
+            for owners, clips_BFCHW in self._passes(batch):
+                out = self.features(clips_BFCHW.to(self.device))
+                for row, owner in enumerate(owners):
+                    saliency = None if out.saliency is None else out.saliency[row]
+                    parts[owner].append(Features(out.tokens[row], saliency))
+            return [
+                self._tokens(frames, grid, part)
+                for frames, grid, part in zip(batch, grids, parts, strict=True)
+            ]
+
+    def _grid_of(self, frames: Frames) -> Grid:
+        if not len(frames):
+            raise ShapeError("a chunk to encode has at least one frame, got none: leave it out")
+        if frames.first_index % self.frames_multiple:
+            raise ShapeError(
+                f"this encoder sees clips of {self.frames_multiple} frames, and a chunk begins at "
+                f"frame {frames.first_index}: let chunks hold a multiple of {self.frames_multiple}"
+            )
+        return self.grid(len(frames), frames.data.shape[2], frames.data.shape[3])
+
+    def _passes(self, batch: Sequence[Frames]) -> Iterator[tuple[list[int], Tensor]]:
+        """Clips of equal shape with their owners, at most ``batch_size`` frames at a time."""
+        groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        for owner, frames in enumerate(batch):
+            for length, data_TCHW in self._cut(frames.data):
+                groups.setdefault((length, *data_TCHW.shape[1:]), []).append((owner, data_TCHW))
+        for (length, *_), parts in groups.items():
+            owners = [owner for owner, data in parts for _ in range(len(data) // length)]
+            # Joined as [T, C, H, W]: so pictures keep the memory layout of the decoder.
+            data_TCHW = parts[0][1] if len(parts) == 1 else torch.cat([data for _, data in parts])
+            clips_BFCHW = data_TCHW.reshape(-1, length, *data_TCHW.shape[1:])
+            step = max(1, self.batch_size // length)
+            for start in range(0, len(owners), step):
+                yield owners[start : start + step], clips_BFCHW[start : start + step]
+
+    def _cut(self, data_TCHW: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Frames of one clip, and the frames of all clips of that length: whole ones, the rest."""
+        length = self.frames_multiple
+        num_whole = len(data_TCHW) // length * length
+        if num_whole:
+            yield length, data_TCHW[:num_whole]
+        rest = data_TCHW[num_whole:]
+        if len(rest):
+            filled = self.clip_length(len(rest))
+            last = rest[-1:].expand(filled - len(rest), -1, -1, -1)
+            yield filled, torch.cat([rest, last])
+
+    def _tokens(self, frames: Frames, grid: Grid, clips: list[Features]) -> VideoTokens:
+        """One value of a chunk's clips; steps of the grid that are only filling are cut off."""
+        tokens_THWD = torch.cat([clip.tokens for clip in clips])[: grid.t]
+        extras = {}
+        saliencies = [clip.saliency for clip in clips if clip.saliency is not None]
+        if saliencies:
+            extras["saliency"] = torch.cat(saliencies)[: grid.t].flatten()
+        valid_P = valid_patches(frames, grid, tubelet=self.tubelet, patch=self.patch)
+        return VideoTokens.from_grid(
+            tokens_THWD.reshape(grid.num_patches, -1),
+            grid,
+            _spans(frames, grid, self.tubelet),
+            first_t=frames.first_index // self.tubelet,
+            valid=None if valid_P is None else valid_P.to(tokens_THWD.device),
+            extras=extras,
+        )
+
+
+def valid_patches(
+    frames: Frames, grid: Grid, *, tubelet: int = 1, patch: tuple[int, int] | None = None
+) -> Tensor | None:
+    """Which patches show a real pixel of a frame that is not padding.
+
+    Args:
+        frames: T frames; ``content`` and ``num_padded`` count.
+        grid: patch counts of the chunk.
+        tubelet: frames of one step of the grid.
+        patch: pixels (height, width) of a cell; ``None``: cells share the picture evenly.
+
+    Returns:
+        [t * h * w] bool on the CPU, or ``None`` if all are valid.
+    """
+    if frames.content is None and not frames.num_padded:
+        return None
+    num_real = len(frames) - frames.num_padded
+    valid_t = torch.arange(grid.t) * tubelet < num_real
+    size = frames.data.shape[2:]
+    top, left, height, width = frames.content or (0, 0, *size)
+    valid_h, valid_w = (
+        _overlaps(count, start, start + length, cell)
+        for count, start, length, cell in zip(
+            grid[1:],
+            (top, left),
+            (height, width),
+            [(pixels, 1) for pixels in patch] if patch else list(zip(size, grid[1:], strict=True)),
+            strict=True,
+        )
+    )
+    return (valid_t[:, None, None] & valid_h[:, None] & valid_w).flatten()
+
+
+def _overlaps(count: int, start: int, stop: int, cell: tuple[int, int]) -> Tensor:
+    """[count] bool: cells of ``cell[0] / cell[1]`` pixels that meet the pixels [start, stop)."""
+    index = torch.arange(count)
+    return (index * cell[0] < stop * cell[1]) & ((index + 1) * cell[0] > start * cell[1])
+
+
+def _spans(frames: Frames, grid: Grid, tubelet: int) -> Tensor:
+    """[t, 2] seconds from the first frame's start to the last one's end, for each tubelet."""
+    if tubelet == 1:
+        return frames.spans
+    missing = grid.t * tubelet - len(frames)
+    spans_T2 = torch.cat([frames.spans, frames.spans[-1:].expand(missing, 2)])
+    spans = spans_T2.reshape(grid.t, tubelet, 2)
+    return torch.stack([spans[..., 0].amin(1), spans[..., 1].amax(1)], dim=1)
