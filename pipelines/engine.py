@@ -10,7 +10,7 @@ written ends the run.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Queue
 
@@ -181,7 +181,7 @@ class Engine:
         prepared: Prepared,
         items: Iterable[Item],
         write: Callable[[Done], None],
-    ) -> Iterator[Done | Failed]:
+    ) -> Generator[Done | Failed, None, None]:
         """Outcomes as they come, in no fixed order; ``Done`` ones are written and durable-to-be.
 
         Closing the iterator stops the run: what is in flight is dropped, what was written stays.

@@ -110,7 +110,7 @@ class Prepared:
 
     def encode(self, batch: Sequence[Frames]) -> list[VideoTokens]:
         """Tokens on the full grid for chunks of one or of several videos."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.encoder.many(batch)
 
     def budget(self, num_tokens: int, num_frames: int, num_seconds: float) -> int:
@@ -131,7 +131,7 @@ class Prepared:
         Raises:
             BudgetError: the stages cannot reach the budget.
         """
-        with torch.inference_mode():
+        with torch.no_grad():
             video = dense
             if self.pipeline is not None:
                 video = self.pipeline(video, self.budget(len(dense), num_frames, num_seconds))
