@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidcomp.compress.pipeline import Pipeline
-
 from vidcomp.budget import Budget
+from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import (
     CompressSettings,
     Config,
