@@ -13,6 +13,7 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from vidcomp.pipelines.output import format_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
