@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from _bench import cpu_s, interleaved, median_ratio, publish, write_video
-from vidcomp.pipelines.engine import Engine
-from vidcomp.pipelines.inputs import expand
-from vidcomp.sample.decode import DecodeRequest, stream_frames
 
 from vidcomp.api import Prepared, encode_stream, prepare
 from vidcomp.config import Recipe, identity
 from vidcomp.encode.base import Encoder
 from vidcomp.functional.resize import Resize
+from vidcomp.pipelines.engine import Engine
+from vidcomp.pipelines.inputs import expand
+from vidcomp.sample.decode import DecodeRequest, stream_frames
 from vidcomp.store import CacheWriter
 from vidcomp.types import Frames, Grid, VideoTokens
 
