@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from vidcomp.errors import DecodeError, StoreError
 from vidcomp.pipelines import engine as engine_module
 from vidcomp.pipelines.engine import Done, Engine, Failed
 from vidcomp.pipelines.inputs import Item
-
-from vidcomp.errors import DecodeError, StoreError
 from vidcomp.types import Frames, Grid, Source, VideoTokens
 
 GOOD, UNREADABLE, CUT, POISON, UNCOMPRESSIBLE, EMPTY = (
