@@ -6,9 +6,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vidcomp.pipelines.inputs import Item, Manifest, expand, shard, source_id
 
 from vidcomp.errors import ConfigError
+from vidcomp.pipelines.inputs import Item, Manifest, expand, shard, source_id
 
 
 @pytest.fixture
