@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from clips import moving_square, write_clip
+
 from vidcomp.pipelines.cli import main
 
 SMALL = ["--set", "encode.resize={mode: stretch, height: 56, width: 56}", "--budget", "20"]
