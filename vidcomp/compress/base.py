@@ -1,33 +1,47 @@
-"""What every compressor is: settings, a plan of the exact count, and one call."""
+"""What every compressor is: settings, a plan of the exact count, and one call.
+
+A new method is a new file: subclass ``Prune`` and say which rows stay, ``Merge`` and say which rows
+go together, or ``Compressor`` for all else, and register the class.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from vidcomp.config import Config
-from vidcomp.errors import BudgetError
+from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.functional.geometry import in_raster_order
+from vidcomp.functional.merge import merge
 from vidcomp.types import TokenBatch, VideoTokens
 
-__all__ = ["Compressor", "Kind"]
+__all__ = ["Compressor", "Kind", "Merge", "Prune", "row_extra"]
 
-Kind = Literal["prune", "merge", "resample"]
+Kind = Literal["prune", "merge", "resample", "mixed"]
+"""``prune`` returns a subset of the rows; ``merge`` conserves mass and the mass-weighted sum;
+``resample`` carries soft provenance; ``mixed`` is a pipeline of several kinds."""
 
 
 class Compressor(Config, ABC):
     """A parameter-free stage.  Subclasses say their ``kind`` and write ``reduce``."""
 
     kind: ClassVar[Kind]
-    """``prune`` returns a subset of the rows; ``merge`` conserves mass and the mass-weighted sum;
-    ``resample`` carries soft provenance."""
+
+    @property
+    def exact(self) -> bool:
+        """True if ``plan`` is ``min(budget, N)`` for every video; if not, ``count`` tells."""
+        return True
 
     def plan(self, video: VideoTokens, budget: int) -> int:
         """The exact number of tokens that a call will return.
 
         Raises:
             BudgetError: no count within ``budget`` can be reached.
+            ShapeError: the stage needs a dense grid and the video has none.
         """
         _check(budget)
-        return min(budget, len(video))
+        return len(video) if budget >= len(video) else self.count(video, budget)
 
     def __call__(self, video: VideoTokens, budget: int) -> VideoTokens:
         """``plan(video, budget)`` tokens in raster order; the input itself if nothing must go.
@@ -43,16 +57,73 @@ class Compressor(Config, ABC):
         _check(budget)
         if budget >= len(video):
             return video
-        return self.reduce(video, budget)
+        out = self.reduce(video, budget)
+        assert 1 <= len(out) <= budget, f"{self!r} broke its promise"  # noqa: S101  # our own bug
+        return out
+
+    def count(self, video: VideoTokens, budget: int) -> int:  # noqa: ARG002  # for subclasses
+        """The number of tokens for ``1 <= budget < len(video)``; override it if not exact."""
+        return budget
 
     @abstractmethod
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """The work behind a call: ``1 <= budget < len(video)`` is already checked."""
 
     def many(self, batch: TokenBatch, budgets: Sequence[int]) -> TokenBatch:
-        """Every video of a batch to its own budget; equal to calling one after another."""
+        """Every video of a batch to its own budget; equal to calling one after another.
+
+        Raises:
+            BudgetError: not one budget a video, or one that a call would refuse.
+        """
+        if len(budgets) != len(batch):
+            raise BudgetError(
+                f"a batch of {len(batch)} videos needs as many budgets, got {len(budgets)}: give "
+                f"one a video"
+            )
         videos = [self(video, budget) for video, budget in zip(batch, budgets, strict=True)]
         return TokenBatch.pack(videos, batch.keys)
+
+
+class Prune(Compressor):
+    """A stage that keeps some rows as they are."""
+
+    kind: ClassVar[Kind] = "prune"
+
+    @abstractmethod
+    def keep(self, video: VideoTokens, budget: int) -> Tensor:
+        """[K] int64 rows that stay, all different, in ascending order."""
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """The kept rows."""
+        return in_raster_order(video.select(self.keep(video, budget)))
+
+
+class Merge(Compressor):
+    """A stage that averages groups of rows."""
+
+    kind: ClassVar[Kind] = "merge"
+
+    @abstractmethod
+    def groups(self, video: VideoTokens, budget: int) -> Tensor:
+        """[N] int64 group of each row, numbered without gaps."""
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """One token a group."""
+        return merge(video, self.groups(video, budget))
+
+
+def row_extra(video: VideoTokens, name: str, user: str) -> Tensor:
+    """The extra ``name`` of a video, for the stage called ``user``.
+
+    Raises:
+        ShapeError: the video does not carry it.
+    """
+    if name not in video.extras:
+        raise ShapeError(
+            f"{user!r} needs extras[{name!r}], got {sorted(video.extras) or 'no extras'}: let the "
+            f"encoder keep it, or change the stage's settings"
+        )
+    return video.extras[name]
 
 
 def _check(budget: int) -> None:

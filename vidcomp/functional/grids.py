@@ -17,11 +17,14 @@ from vidcomp.types import Grid
 
 __all__ = [
     "cell_edges",
+    "cell_numbers",
     "cell_of",
     "coarser_grids",
     "count_occupied",
     "fit_grid",
+    "nearest_to_centres",
     "occupied_patches",
+    "without_gaps",
 ]
 
 Sizes = tuple[int | None, int | None, int | None]
@@ -101,8 +104,10 @@ def fit_grid(
     axes: Sequence[bool],
     sizes: Sizes = (None, None, None),
     occupied_THW: Tensor | None = None,
-) -> Grid:
-    """The coarser grid with the largest count within a budget; ties to the larger t, then h.
+) -> tuple[Grid, int]:
+    """The coarser grid with the largest count within a budget, and that count.
+
+    Ties go to the larger t, then h.
 
     Args:
         grid: the full grid.
@@ -130,7 +135,7 @@ def fit_grid(
             f"{count(least)} tokens, more than a budget of {budget}: raise the budget or let more "
             f"axes shrink"
         )
-    return best
+    return best, best_count
 
 
 def _counter(grid: Grid, budget: int, occupied_THW: Tensor | None) -> Callable[[Grid], int]:
@@ -159,3 +164,42 @@ def _cell_sums(integral: Tensor, cells: Grid) -> Tensor:
         edges = torch.tensor(cell_edges(integral.shape[axis] - 1, bins))
         sums = sums.index_select(axis, edges).diff(dim=axis)
     return sums
+
+
+def cell_numbers(position_N3: Tensor, grid: Grid, cells: Grid) -> Tensor:
+    """[N] int64 cell of each position, counted in raster order; cells without tokens count too."""
+    number_N = torch.zeros(len(position_N3), dtype=torch.int64, device=position_N3.device)
+    for axis, (size, bins) in enumerate(zip(grid, cells, strict=True)):
+        number_N = number_N * bins + cell_of(position_N3[:, axis], size, bins)
+    return number_N
+
+
+def nearest_to_centres(position_N3: Tensor, number_N: Tensor, grid: Grid, cells: Grid) -> Tensor:
+    """[K] int64 the row nearest to the centre of each occupied cell, ascending.
+
+    Squared distance in patches, ties to the lower row: of a cell of two patches the first.
+
+    Args:
+        position_N3: (t, h, w) of each token, counted from the grid's first frame.
+        number_N: [N] int64 from ``cell_numbers``.
+        grid: the full grid.
+        cells: the coarser grid.
+    """
+    distance_N = torch.zeros(len(number_N), dtype=torch.float64)
+    for axis, (size, bins) in enumerate(zip(grid, cells, strict=True)):
+        edges = torch.tensor(cell_edges(size, bins), dtype=torch.float64)
+        centres = (edges[:-1] + edges[1:] - 1) / 2
+        cell_N = cell_of(position_N3[:, axis], size, bins).cpu()
+        distance_N += (position_N3[:, axis].cpu().double() - centres[cell_N]).square()
+    order_N = distance_N.argsort(stable=True)
+    order_N = order_N[number_N.cpu()[order_N].argsort(stable=True)]
+    sorted_N = number_N.cpu()[order_N]
+    is_first = torch.ones_like(sorted_N, dtype=torch.bool)
+    is_first[1:] = sorted_N[1:] != sorted_N[:-1]
+    return order_N[is_first].sort().values.to(number_N.device)
+
+
+def without_gaps(number_N: Tensor) -> Tensor:
+    """[N] int64 the same groups, numbered 0, 1, 2 ... in the same order."""
+    present = torch.bincount(number_N) > 0
+    return (present.cumsum(0) - 1)[number_N]

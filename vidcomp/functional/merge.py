@@ -18,7 +18,7 @@ from vidcomp.functional.provenance import compose, patch_weights
 from vidcomp.functional.reduce import group_max, group_min, group_sum, wide
 from vidcomp.types import VideoTokens
 
-__all__ = ["merge", "merge_by_assignment", "merge_in_order", "resample"]
+__all__ = ["float_rows", "merge", "merge_by_assignment", "merge_in_order", "resample"]
 
 
 def merge_by_assignment(
@@ -97,7 +97,7 @@ def merge_in_order(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
         mass=mass_K,
         assign=assign,
         weights=weights,
-        extras={name: mean(_floats(name, value)) for name, value in video.extras.items()},
+        extras={name: mean(float_rows(name, value)) for name, value in video.extras.items()},
     )
 
 
@@ -126,7 +126,7 @@ def resample(video: VideoTokens, weights_KN: Tensor, tokens: Tensor | None = Non
         return _mix(weights_KN, x_ND).to(x_ND.dtype)
 
     if tokens is None:
-        tokens = mix(_floats("tokens", video.tokens))
+        tokens = mix(float_rows("tokens", video.tokens))
     start_K = group_min(video.spans[old_E, 0], new_E, num_rows)
     stop_K = group_max(video.spans[old_E, 1], new_E, num_rows)
     old = patch_weights(video)
@@ -141,8 +141,23 @@ def resample(video: VideoTokens, weights_KN: Tensor, tokens: Tensor | None = Non
         mass=_shared_mass(weights_KN, video.mass),
         assign=None,
         weights=weights,
-        extras={name: mix(_floats(name, value)) for name, value in video.extras.items()},
+        extras={name: mix(float_rows(name, value)) for name, value in video.extras.items()},
     )
+
+
+def float_rows(name: str, value: Tensor) -> Tensor:
+    """``value``, if it is float, so that it has a mean.
+
+    Raises:
+        ShapeError: it holds integers.
+    """
+    if not value.is_floating_point():
+        what = "tokens are integer ids" if name == "tokens" else f"extra {name!r} is"
+        raise ShapeError(
+            f"a mean needs float rows, but {what} of {value.dtype}: prune instead of merging, or "
+            f"leave the {'quantising to later' if name == 'tokens' else 'extra out'}"
+        )
+    return value
 
 
 def _shares(mass_N: Tensor, assign_N: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -174,19 +189,9 @@ def _shared_mass(weights_KN: Tensor, mass_N: Tensor) -> Tensor:
     return group_sum(share_E, new_E, len(weights_KN)).float()
 
 
-def _floats(name: str, value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        what = "tokens are integer ids" if name == "tokens" else f"extra {name!r} is"
-        raise ShapeError(
-            f"a mean needs float rows, but {what} of {value.dtype}: prune instead of merging, or "
-            f"leave the {'quantising to later' if name == 'tokens' else 'extra out'}"
-        )
-    return value
-
-
 def _check_groups(video: VideoTokens, assign_N: Tensor) -> int:
     """The number of groups, all of which have rows."""
-    _floats("tokens", video.tokens)
+    float_rows("tokens", video.tokens)
     if tuple(assign_N.shape) != (len(video),) or assign_N.dtype != torch.int64:
         raise ShapeError(
             f"merging {len(video)} tokens needs [{len(video)}] int64 groups, got "

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["group_max", "group_min", "group_sum", "real", "wide"]
+__all__ = ["group_max", "group_min", "group_sum", "norms", "real", "wide"]
 
 _BLOCK = 1 << 24
 """Numbers that a reduction holds at a time beside its input and output (128 MiB)."""
@@ -25,6 +25,12 @@ def wide(x: Tensor) -> Tensor:
 def real(x: Tensor) -> Tensor:
     """``x`` in the type for results that rank: float32, or float64 if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def norms(x_ND: Tensor) -> Tensor:
+    """[...] Euclidean norms of rows, float32 or float64 if ``x_ND`` is; no gradient."""
+    norm_N = torch.cat([wide(part).norm(dim=-1) for part in _parts(x_ND.detach())])
+    return norm_N if x_ND.dtype == torch.float64 else norm_N.float()
 
 
 def group_sum(
@@ -80,3 +86,8 @@ def _extreme(x_N: Tensor, group_N: Tensor, num_groups: int, how: str) -> Tensor:
     kept_N = group_N >= 0
     out_K = x_N.new_zeros(num_groups)
     return out_K.scatter_reduce(0, group_N[kept_N], x_N[kept_N], how, include_self=False)
+
+
+def _parts(x_ND: Tensor) -> tuple[Tensor, ...]:
+    """Runs of rows, so that a wide copy of all of them is never there."""
+    return torch.split(x_ND, max(1, _BLOCK // max(1, x_ND.shape[1:].numel())))

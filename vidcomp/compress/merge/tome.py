@@ -1,0 +1,115 @@
+"""Token merging by bipartite matching, to any count.
+
+Token Merging: Your ViT But Faster (Bolya et al., 2023); over clips as in VideoChat-Flash:
+Hierarchical Compression for Long-Context Video Modeling (Li et al., 2025).
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vidcomp.budget import apportion
+from vidcomp.compress.base import Merge, row_extra
+from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.functional.geometry import local_positions
+from vidcomp.functional.grids import without_gaps
+from vidcomp.functional.match import halving_counts, rounds_of_matching
+from vidcomp.functional.merge import float_rows, merge, merge_in_order
+from vidcomp.functional.reduce import real
+from vidcomp.registry import COMPRESSORS
+from vidcomp.types import VideoTokens
+
+__all__ = ["Tome"]
+
+
+@COMPRESSORS.add("tome")
+class Tome(Merge):
+    """The most similar pairs merge, round after round; merged tokens weigh what they stand for.
+
+    A round compares every other token with those between and removes at most half; all rounds
+    together give one weighted mean of the input's rows.
+    """
+
+    mode: Literal["exact", "published"] = "exact"
+    """``exact``: raster order before each round and in the end.  ``published``: the original's
+    order, merged tokens at the end of each round; the counts are the same."""
+    scope: Literal["video", "clip", "frame"] = "video"
+    """Tokens merge within this only; the budget is shared out in proportion to the tokens.  Time
+    grows with the square of the tokens in it."""
+    clip_frames: int = Field(4, ge=1)
+    """Frames of a clip; has no effect in other scopes."""
+    metric: Literal["tokens", "keys"] = "tokens"
+    """What is compared: the tokens, or the attention keys in ``extras["keys"]``."""
+    heads: int = Field(1, ge=1)
+    """The features are this many heads, whose mean is compared."""
+    rounds: int | None = Field(None, ge=1)
+    """Rounds of about equal factors; ``None``: as few as possible, each a halving."""
+
+    @property
+    def exact(self) -> bool:
+        """True unless parts of the video or a number of rounds set a limit."""
+        return self.scope == "video" and self.rounds is None
+
+    def count(self, video: VideoTokens, budget: int) -> int:
+        """The budget.
+
+        Raises:
+            BudgetError: fewer tokens than clips or frames, or not reached in ``rounds``.
+        """
+        for rows, target in self._parts(video, budget):
+            halving_counts(len(rows), target, self.rounds)
+        return budget
+
+    def groups(self, video: VideoTokens, budget: int) -> Tensor:
+        """[N] int64 group of each row, part after part, in the order of the mode."""
+        metric_ND = self._metric(video)
+        group_N = torch.empty(len(video), dtype=torch.int64, device=video.tokens.device)
+        first = 0
+        for rows, target in self._parts(video, budget):
+            group_N[rows] = first + rounds_of_matching(
+                metric_ND[rows],
+                video.mass[rows],
+                halving_counts(len(rows), target, self.rounds),
+                video.positions[rows] if self.mode == "exact" else None,
+            )
+            first += target
+        return group_N
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """One token a group."""
+        arrange = merge if self.mode == "exact" else merge_in_order
+        return arrange(video, self.groups(video, budget))
+
+    def _metric(self, video: VideoTokens) -> Tensor:
+        """[N, D] what is compared, the mean over heads."""
+        x_ND = float_rows("tokens", video.tokens)
+        if self.metric == "keys":
+            x_ND = float_rows("keys", row_extra(video, "keys", self.name)).flatten(1)
+        if x_ND.shape[1] % self.heads:
+            raise ShapeError(
+                f"{x_ND.shape[1]} features do not split into heads={self.heads}: give the number "
+                f"of heads of the encoder, or 1"
+            )
+        if self.heads == 1:
+            return x_ND
+        return real(x_ND.detach()).reshape(len(x_ND), self.heads, -1).mean(dim=1)
+
+    def _parts(self, video: VideoTokens, budget: int) -> list[tuple[Tensor, int]]:
+        """Rows of each part, ascending, and the tokens that remain of it."""
+        if self.scope == "video":
+            return [(torch.arange(len(video), device=video.tokens.device), budget)]
+        frames = self.clip_frames if self.scope == "clip" else 1
+        time_N = (local_positions(video)[:, 0] + 0.5).floor().long()
+        part_N = without_gaps(time_N // frames)
+        sizes = torch.bincount(part_N)
+        if budget < len(sizes):
+            raise BudgetError(
+                f"'tome' with scope={self.scope!r} keeps at least one token of each of "
+                f"{len(sizes)} parts, more than a budget of {budget}: raise the budget or use "
+                f"scope='video'"
+            )
+        targets = apportion(sizes, total=budget, caps=sizes, minimum=1)
+        rows = torch.split(part_N.argsort(stable=True), sizes.tolist())
+        return list(zip(rows, targets.tolist(), strict=True))

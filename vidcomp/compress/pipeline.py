@@ -1,0 +1,98 @@
+"""Stages one after another, the last of which closes on the budget."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from vidcomp.budget import Budget
+from vidcomp.compress.base import Compressor, Kind
+from vidcomp.config import Stage
+from vidcomp.errors import ConfigError
+from vidcomp.types import VideoTokens
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline(Compressor):
+    """A compressor made of compressors: ``Pipeline((Stage(a, retention=0.5), Stage(b)))``.
+
+    A stage before the last leaves its retention of the tokens that it is given, rounded down, but
+    never fewer than the final budget.
+    """
+
+    kind: ClassVar[Kind] = "mixed"
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    """In order; all but the last have a retention."""
+
+    def __init__(self, stages: Sequence[Stage | Compressor] | None = None, **settings: Any) -> None:
+        if stages is not None:
+            made = (s if isinstance(s, Stage | str | dict) else Stage(s) for s in stages)
+            settings["stages"] = tuple(made)
+        super().__init__(**settings)
+
+    @model_validator(mode="after")
+    def _check_retentions(self) -> Self:
+        *inner, last = self.stages
+        for place, stage in enumerate(inner, start=1):
+            if stage.retention is None:
+                raise ConfigError(
+                    f"stage {place} of {len(self.stages)} ({stage.compressor.name!r}) has no "
+                    f"retention, so it would leave nothing to do for those after it: give it a "
+                    f"retention, or leave them out"
+                )
+        if last.retention is not None:
+            raise ConfigError(
+                f"the last stage ({last.compressor.name!r}) closes on the budget, got "
+                f"retention={last.retention}: leave it out, or make it the budget"
+            )
+        return self
+
+    @property
+    def exact(self) -> bool:
+        """True if the stage that closes on the budget is exact, and no other may fall below it."""
+        return all(compressor.exact for compressor, _ in self._members())
+
+    def count(self, video: VideoTokens, budget: int) -> int:
+        """The count that the stages arrive at.
+
+        Known without running them as long as each is exact; a stage that is not has to see its
+        input, so that those before it are run.
+        """
+        *inner, _ = members = list(self._members())
+        done = 0  # stages that ``video`` has been through
+        n = len(video)
+        for place, (compressor, retention) in enumerate(members):
+            target = _target(n, budget, retention)
+            if compressor.exact:
+                n = min(n, target)
+                continue
+            video, done = self._run(video, budget, inner[done:place]), place
+            n = compressor.plan(video, target)
+        return n
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """The output of the last stage."""
+        return self._run(video, budget, list(self._members()))
+
+    def _members(self) -> Iterator[tuple[Compressor, float | None]]:
+        for stage in self.stages:
+            compressor = stage.compressor
+            if not isinstance(compressor, Compressor):
+                raise ConfigError(f"a stage is a compressor, got {compressor!r}: pass one")
+            yield compressor, stage.retention
+
+    @staticmethod
+    def _run(
+        video: VideoTokens, budget: int, members: Sequence[tuple[Compressor, float | None]]
+    ) -> VideoTokens:
+        for compressor, retention in members:
+            video = compressor(video, _target(len(video), budget, retention))
+        return video
+
+
+def _target(num_tokens: int, budget: int, retention: float | None) -> int:
+    if retention is None:
+        return budget
+    return max(budget, Budget(retention=retention).resolve(num_tokens, 0, 0.0))
