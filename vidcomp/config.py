@@ -231,15 +231,19 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     return merged
 
 
-def fingerprint(recipe: Recipe, weights: Mapping[str, str], format_version: int) -> str:
+def fingerprint(
+    recipe: Recipe | Mapping[str, Any], weights: Mapping[str, str], format_version: int
+) -> str:
     """16 hex digits that change whenever the tokens may change.
 
     Args:
-        recipe: settings; the ``store`` section is left out, and where weights lie too.
+        recipe: settings (the ``store`` section is left out, and where weights lie too), or what
+            ``identity`` made of them.
         weights: content hashes by section, e.g. ``{"encode": "sha256..."}``.
         format_version: of the cache.
     """
-    data = {"recipe": identity(recipe), "weights": dict(weights), "format": format_version}
+    plain = identity(recipe) if isinstance(recipe, Recipe) else dict(recipe)
+    data = {"recipe": plain, "weights": dict(weights), "format": format_version}
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

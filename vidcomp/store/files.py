@@ -1,0 +1,161 @@
+"""Small files of a store: read whole, replaced atomically, created once; errors in one sentence."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vidcomp.errors import StoreError
+
+__all__ = [
+    "TEMPORARY",
+    "create_once",
+    "explained",
+    "list_names",
+    "read_file",
+    "replace_file",
+    "sync_folder",
+    "write_all",
+]
+
+TEMPORARY = ".tmp-"
+"""Beginning of names that readers ignore."""
+
+_ADVICE = {
+    errno.ENOSPC: "free some space and run again, nothing committed is lost",
+    errno.EDQUOT: "free some of the quota and run again, nothing committed is lost",
+    errno.EACCES: "choose a folder you may use, or change its permissions",
+    errno.EPERM: "choose a folder you may use, or change its permissions",
+    errno.EROFS: "choose a folder that is not mounted read-only",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
+    errno.EEXIST: "a file stands where a folder is needed: choose another path",
+    errno.EISDIR: "a folder stands where a file is needed: choose another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+@contextmanager
+def explained(wanted: str) -> Iterator[None]:
+    """Turn an OSError into one sentence.
+
+    Args:
+        wanted: what failed, e.g. ``write the cache in out/``.
+
+    Raises:
+        StoreError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
+        raise StoreError(f"cannot {wanted} ({reason}): {advice}") from error
+
+
+def list_names(folder: Path, suffix: str) -> list[str]:
+    """Sorted names in ``folder`` that end with ``suffix``, without it; hidden ones left out."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(
+        name.removesuffix(suffix)
+        for name in names
+        if name.endswith(suffix) and not name.startswith(".")
+    )
+
+
+def read_file(path: Path) -> bytearray:
+    """All bytes of a small file, in a buffer that may be viewed by tensors."""
+    with path.open("rb", buffering=0) as file:
+        data = bytearray(os.fstat(file.fileno()).st_size)
+        view, done = memoryview(data), 0
+        while done < len(data):
+            count = file.readinto(view[done:])
+            if not count:
+                break
+            done += count
+    return data if done == len(data) else data[:done]
+
+
+def replace_file(path: Path, data: bytes | bytearray) -> None:
+    """Write a file so that others see all of it or none, and that it survives a power cut."""
+    temporary = _write_temporary(path, data)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def create_once(path: Path, data: bytes | bytearray) -> bool:
+    """``replace_file``, unless ``path`` is there already; whether this call made it."""
+    temporary = _write_temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Some file systems know no hard links; exclusive creation is then the best there is.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return _create_exclusively(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut, where the system can."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, parts: Sequence[memoryview | bytes | bytearray], offset: int) -> int:
+    """Write buffers one after another at ``offset``; returns the byte after the last."""
+    pending = [memoryview(part) for part in parts if len(part)]
+    while pending:
+        if hasattr(os, "pwritev"):
+            count = os.pwritev(fd, pending[:512], offset)
+        else:
+            os.lseek(fd, offset, os.SEEK_SET)
+            count = os.write(fd, pending[0])
+        offset += count
+        while pending and count >= len(pending[0]):
+            count -= len(pending.pop(0))
+        if count:
+            pending[0] = pending[0][count:]
+    return offset
+
+
+def _write_temporary(path: Path, data: bytes | bytearray) -> Path:
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb", buffering=0) as file:
+            write_all(file.fileno(), [data], 0)
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _create_exclusively(path: Path, data: bytes | bytearray) -> bool:
+    try:
+        with path.open("xb", buffering=0) as file:
+            write_all(file.fileno(), [data], 0)
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    sync_folder(path.parent)
+    return True

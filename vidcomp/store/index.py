@@ -1,0 +1,209 @@
+"""Tables of records: a delta indexes one shard, a snapshot many, both are the same kind of file.
+
+Rows are sorted by the hash of their key, so a look-up is a binary search in one column.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vidcomp.errors import StoreCorruptError
+from vidcomp.store.columns import COLUMNS, Array, blob, check_columns, read_index, write_index
+from vidcomp.store.format import digest
+from vidcomp.store.layout import Counts, Layout
+from vidcomp.store.types import Row, SourceId
+from vidcomp.types import Grid
+
+__all__ = ["Table"]
+
+_REMOVED = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What some commits say of their keys; columns as in docs/cache-format.md, section 7."""
+
+    store: str
+    """Id of the store."""
+    covers: tuple[str, ...]
+    """Commits whose rows these are."""
+    shards: tuple[str, ...]
+    writers: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    columns: dict[str, Array]
+
+    @classmethod
+    def of_rows(cls, store: str, covers: Sequence[str], rows: Iterable[Row]) -> "Table":
+        """A table of rows; of rows with one key the one of the largest rank stays."""
+        best: dict[str, Row] = {}
+        for row in rows:
+            if row.key not in best or row.rank > best[row.key].rank:
+                best[row.key] = row
+        keyed = sorted((digest(k := row.key.encode()), k, row) for row in best.values())
+        hashes, keys = [item[0] for item in keyed], [item[1] for item in keyed]
+        ordered = [item[2] for item in keyed]
+        shards = tuple(sorted({row.shard for row in ordered if not row.removed}))
+        writers = tuple(sorted({row.writer for row in ordered}))
+        layouts = tuple(sorted({r.layout for r in ordered if r.layout}, key=lambda la: la.text))
+        places = _places(shards), _places(writers), _places(layouts)
+        columns = {name: column.empty(len(ordered)) for name, column in COLUMNS.items()}
+        columns["key_hash"][:] = hashes
+        columns["keys"], columns["key_end"] = blob(keys)
+        sources = [row.source or SourceId(size=-1, mtime_ns=0) for row in ordered]
+        columns["contents"], columns["content_end"] = blob([s.content.encode() for s in sources])
+        for i, (row, source) in enumerate(zip(ordered, sources, strict=True)):
+            _fill(columns, i, row, source, *places)
+        return cls(store, tuple(covers), shards, writers, layouts, columns)
+
+    @classmethod
+    def read(cls, data: bytearray, what: str) -> "Table":
+        """A table from the bytes of an index file; its columns are views of them.
+
+        Raises:
+            StoreCorruptError: other bytes than were written, or columns that cannot be.
+        """
+        header, columns = read_index(data, what)
+        lists = {name: header.json(name, what) for name in ("covers", "shards", "writers")}
+        layouts = header.json("layouts", what)
+        if not isinstance(layouts, list):
+            raise StoreCorruptError(f"{what} has no list of layouts: run verify")
+        table = cls(
+            header.metadata.get("store", ""),
+            **{name: tuple(value) for name, value in lists.items()},
+            layouts=tuple(Layout.parse(layout) for layout in layouts),
+            columns=columns,
+        )
+        check_columns(columns, (table.shards, table.writers, table.layouts), table.covers, what)
+        return table
+
+    def write(self) -> bytearray:
+        """The bytes of an index file."""
+        lists = {"covers": self.covers, "shards": self.shards, "writers": self.writers}
+        layouts = [layout.fields for layout in self.layouts]
+        return write_index(self.store, {**lists, "layouts": layouts}, self.columns)
+
+    def __len__(self) -> int:
+        """Keys, removed ones included."""
+        return len(self.columns["key_hash"])
+
+    def find(self, key: str) -> int | None:
+        """The place of an escaped key."""
+        raw = key.encode()
+        wanted = np.uint64(digest(raw))
+        hashes = self.columns["key_hash"]
+        i = int(np.searchsorted(hashes, wanted))
+        while i < len(hashes) and hashes[i] == wanted:
+            if self.raw_key(i) == raw:
+                return i
+            i += 1
+        return None
+
+    def raw_key(self, i: int) -> bytes:
+        """The bytes of the escaped key at place ``i``."""
+        return self._slice("keys", "key_end", i)
+
+    def key(self, i: int) -> str:
+        """The escaped key at place ``i``."""
+        return self._text("keys", "key_end", i)
+
+    def removed(self, i: int) -> bool:
+        """Whether row ``i`` says that there is no such record."""
+        return bool(self.columns["flags"][i] & _REMOVED)
+
+    def rank(self, i: int) -> tuple[int, str]:
+        """The largest rank of a key's rows wins."""
+        return int(self.columns["generation"][i]), self.writers[self.columns["writer"][i]]
+
+    def row(self, i: int) -> Row:
+        """Row ``i``."""
+        c = self.columns
+        key, (generation, writer) = self.key(i), self.rank(i)
+        if self.removed(i):
+            return Row(key, generation, writer)
+        t, h, w = c["grid"][i].tolist()
+        source = None
+        if (size := int(c["size"][i])) >= 0:
+            content = self._text("contents", "content_end", i)
+            source = SourceId(size=size, mtime_ns=int(c["mtime_ns"][i]), content=content)
+        return Row(
+            key,
+            generation,
+            writer,
+            self.shards[c["shard"][i]],
+            int(c["offset"][i]),
+            int(c["nbytes"][i]),
+            int(c["checksum"][i]),
+            Counts(int(c["num_tokens"][i]), Grid(t, h, w), int(c["nnz"][i])),
+            self.layouts[c["layout"][i]],
+            source,
+        )
+
+    def rows(self) -> Iterator[Row]:
+        """All rows."""
+        return (self.row(i) for i in range(len(self)))
+
+    def sources(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, SourceId | None]]:
+        """Escaped key and source of the ``chosen`` rows, without making whole rows."""
+        sizes, times = self.columns["size"].tolist(), self.columns["mtime_ns"].tolist()
+        for i in np.flatnonzero(chosen).tolist():
+            content = self._text("contents", "content_end", i)
+            known = sizes[i] >= 0
+            source = SourceId(size=sizes[i], mtime_ns=times[i], content=content) if known else None
+            yield self.key(i), source
+
+    @cached_property
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which rows are records."""
+        live: npt.NDArray[np.bool_] = (self.columns["flags"] & _REMOVED) == 0
+        return live
+
+    def _text(self, data: str, ends: str, i: int) -> str:
+        try:
+            return self._slice(data, ends, i).decode()
+        except UnicodeDecodeError as error:
+            raise StoreCorruptError(f"row {i} of an index is no text: run verify") from error
+
+    def _slice(self, data: str, ends: str, i: int) -> bytes:
+        end = self.columns[ends]
+        start = int(end[i - 1]) if i else 0
+        return self.columns[data][start : int(end[i])].tobytes()
+
+
+def _places(names: Sequence[T]) -> dict[T, int]:
+    return {name: i for i, name in enumerate(names)}
+
+
+def _fill(
+    columns: dict[str, Array],
+    i: int,
+    row: Row,
+    source: SourceId,
+    shards: dict[str, int],
+    writers: dict[str, int],
+    layouts: dict[Layout, int],
+) -> None:
+    columns["generation"][i] = row.generation
+    columns["writer"][i] = writers[row.writer]
+    if row.removed:
+        columns["flags"][i] = _REMOVED
+        return
+    assert row.layout is not None  # noqa: S101  # only removals have none
+    values = {
+        "shard": shards[row.shard],
+        "offset": row.offset,
+        "nbytes": row.nbytes,
+        "checksum": row.checksum,
+        "num_tokens": row.counts.num_tokens,
+        "grid": row.counts.grid,
+        "nnz": row.counts.nnz,
+        "layout": layouts[row.layout],
+        "size": source.size,
+        "mtime_ns": source.mtime_ns,
+    }
+    for name, value in values.items():
+        columns[name][i] = value

@@ -1,0 +1,225 @@
+"""The journal of a shard being written: whose it is, what is in it, whether its writer lives."""
+
+import errno
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vidcomp.errors import StoreCorruptError
+from vidcomp.store.files import TEMPORARY, read_file, write_all
+from vidcomp.store.format import ALIGN, FORMAT_VERSION, hexdigest
+from vidcomp.store.header import dumps
+from vidcomp.store.layout import Layout
+from vidcomp.store.shard import row_from_json, row_to_json
+from vidcomp.store.types import Row
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+__all__ = ["Journal", "claim", "create", "line", "read", "record_line", "removal_line"]
+
+KIND = "vidcomp-journal"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A journal as far as it can be trusted."""
+
+    name: str
+    data_start: int
+    """First byte of the data in the part."""
+    owner: dict[str, Any]
+    rows: tuple[Row, ...]
+    """Records and removals in the order they were written; a key may occur more than once."""
+    num_bad: int
+    """Lines that are damaged; one that was cut while it was written is none."""
+
+
+def line(value: Mapping[str, Any]) -> bytes:
+    """One line: check, space, JSON."""
+    text = dumps(value).encode()
+    return f"{hexdigest(text)} ".encode() + text + b"\n"
+
+
+def record_line(row: Row) -> bytes:
+    """The line of a record."""
+    assert row.layout is not None  # noqa: S101  # only removals have none
+    return line({"row": row_to_json(row, 0, 0), "layout": row.layout.fields})
+
+
+def removal_line(row: Row) -> bytes:
+    """The line of a removal."""
+    return line({"removed": [row.key, row.generation]})
+
+
+def create(path: Path, data_start: int) -> int:
+    """Make the journal of a new shard, locked; returns its descriptor.
+
+    It gets its name only once it is locked and says whose it is, so nobody finds it half made.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        _lock(fd)
+        first = {"kind": KIND, "format": FORMAT_VERSION, "name": path.stem}
+        write_all(fd, [line({**first, "data_start": data_start, **_owner()})], 0)
+        temporary.rename(path)
+    except BaseException:
+        os.close(fd)
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return fd
+
+
+def read(path: Path) -> Journal:
+    """The lines that are whole.
+
+    Raises:
+        StoreCorruptError: the first line is not.
+        OSError: the file cannot be read.
+    """
+    *lines, _ = bytes(read_file(path)).split(b"\n")  # a last line without end is being written
+    parsed = [_parse(raw) for raw in lines]
+    owner = parsed[0] if parsed else None
+    if (
+        owner is None
+        or owner.get("kind") != KIND
+        or owner.get("name") != path.stem
+        or type(start := owner.get("data_start")) is not int
+        or start < ALIGN
+        or start % ALIGN
+        or owner.get("format", 0) > FORMAT_VERSION
+    ):
+        raise StoreCorruptError(
+            f"journal {path.stem} does not say what it is: its shard cannot be recovered, remove "
+            f"it and its part"
+        )
+    rows = [row for value in parsed[1:] if value and (row := _row(value, path.stem))]
+    return Journal(path.stem, start, owner, tuple(rows), len(parsed) - 1 - len(rows))
+
+
+def claim(path: Path) -> int | None:
+    """Lock the journal of a writer that is surely dead; ``None`` if it may be alive.
+
+    Returns:
+        A descriptor; close it to give the journal back.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return None
+    try:
+        locked = _lock(fd)
+        if locked is not False and _is_same(fd, path) and _may_judge(read(path).owner, locked):
+            return fd
+    except (OSError, StoreCorruptError):
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    check, _, text = raw.partition(b" ")
+    if check != hexdigest(text).encode():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _row(value: Mapping[str, Any], name: str) -> Row | None:
+    writer = name.partition("-")[0]
+    try:
+        if "removed" in value:
+            key, generation = value["removed"]
+            return Row(str(key), int(generation), writer)
+        return row_from_json(value["row"], name, [Layout.parse(value["layout"])], [writer])
+    except (KeyError, TypeError, ValueError, StoreCorruptError):
+        return None
+
+
+def _lock(fd: int) -> bool | None:
+    """Take the lock: whether we have it now, ``None`` where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL):
+            raise
+        return None
+    return True
+
+
+def _is_same(fd: int, path: Path) -> bool:
+    """Whether nobody finished and removed the journal before we had the lock."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _may_judge(owner: Mapping[str, Any], locked: bool | None) -> bool:
+    """Whether the owner is surely dead, given that nobody else has its lock.
+
+    Only on the machine where it ran does a free lock prove that; where locks do nothing (some
+    network file systems), its process must be seen to be gone.
+    """
+    here = _owner()
+    if any(owner.get(name) != here[name] for name in ("host", "machine")):
+        return False
+    if owner.get("boot") != here["boot"]:
+        return True
+    return bool(locked) or (owner.get("pids") == here["pids"] and not _is_running(owner))
+
+
+def _is_running(owner: Mapping[str, Any]) -> bool:
+    if os.name != "posix":  # elsewhere, signal 0 is no question
+        return True
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (KeyError, ValueError, OSError):
+        return True
+    return True
+
+
+def _owner() -> dict[str, Any]:
+    """Where this process runs; ``pids`` tells containers of one machine apart."""
+    with suppress(OSError):
+        return {**_machine(), "pid": os.getpid(), "pids": str(Path("/proc/self/ns/pid").readlink())}
+    return {**_machine(), "pid": os.getpid(), "pids": ""}
+
+
+@lru_cache(maxsize=1)
+def _machine() -> dict[str, str]:
+    return {
+        "host": socket.gethostname(),
+        "machine": _text("/etc/machine-id") or f"{uuid.getnode():012x}",
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

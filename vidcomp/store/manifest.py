@@ -1,0 +1,184 @@
+"""``store.json``: which recipe a store holds, and in which form."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcomp.config import StoreSettings, differences, fingerprint
+from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError, StoreStaleError
+from vidcomp.store.files import create_once, explained, read_file
+from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, stamp
+
+__all__ = ["FOLDERS", "Manifest", "create_or_join", "read_manifest"]
+
+FOLDERS = ("shards", "deltas", "index", "wal")
+KIND = "vidcomp-store"
+
+_NAME = "store.json"
+_PREFIX = b'{"check":"'
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds."""
+
+    id: str
+    format_version: int
+    features: tuple[str, ...]
+    fingerprint: str
+    """16 hex digits of recipe, weights and format."""
+    identity: dict[str, Any]
+    """The recipe's settings that decide the tokens."""
+    weights: dict[str, str]
+    """Content hashes of the model weights, by section of the recipe."""
+    settings: StoreSettings
+    """How records are written."""
+    created_by: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``store.json`` without its check."""
+        return {
+            "kind": KIND,
+            "format": self.format_version,
+            "features": list(self.features),
+            "id": self.id,
+            "created_by": self.created_by,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+            "weights": self.weights,
+            "settings": self.settings.dump(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], what: str) -> "Manifest":
+        """The inverse of ``to_json``.
+
+        Raises:
+            StoreError: of a newer format.
+            StoreCorruptError: not such JSON.
+        """
+        try:
+            version, features = int(data["format"]), tuple(data.get("features", ()))
+            unknown = sorted(set(features) - FEATURES)
+            if version > FORMAT_VERSION or unknown:
+                have = f"format {version}" + (f" with {', '.join(unknown)}" if unknown else "")
+                raise StoreError(
+                    f"{what} has {have}, this vidcomp reads format {FORMAT_VERSION} and older: "
+                    f"install a newer vidcomp"
+                )
+            return cls(
+                str(data["id"]),
+                version,
+                features,
+                str(data["fingerprint"]),
+                dict(data["identity"]),
+                dict(data["weights"]),
+                _settings(data["settings"]),
+                str(data.get("created_by", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreCorruptError(
+                f"{what} lacks what a store says of itself ({error!r}): restore it"
+            ) from error
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the store at ``root``.
+
+    Raises:
+        StoreMissError: there is no store.
+        StoreCorruptError: there is one, but its ``store.json`` is damaged or lost.
+        StoreError: ``root`` is a file, cannot be read, or is of a newer format.
+    """
+    path = root / _NAME
+    with explained(f"read the token cache {root}"):
+        try:
+            data = read_file(path)
+        except FileNotFoundError:
+            data = None
+    if data is None:
+        if any((root / "shards").glob("*.safetensors")):
+            raise StoreCorruptError(
+                f"{root} has shards but no {_NAME}: restore it (each shard's header has a copy)"
+            )
+        raise StoreMissError(f"there is no token cache at {root}: check the path, or extract first")
+    check_stamp(data, _PREFIX, 0, str(path))
+    try:
+        content = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise StoreCorruptError(f"{path} is not JSON ({error}): restore it") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise StoreError(f"{path} does not describe a token cache: pass another folder")
+    return Manifest.from_json(content, str(path))
+
+
+def create_or_join(
+    root: Path, identity: Mapping[str, Any], weights: Mapping[str, str], settings: StoreSettings
+) -> Manifest:
+    """Make the store at ``root``, or check that the one there was made alike.
+
+    Raises:
+        StoreStaleError: it was made otherwise; the message names what differs.
+        StoreError: the folder cannot be made or written, or ``root`` is a file.
+    """
+    from vidcomp import __version__
+
+    try:
+        plain = json.loads(json.dumps(dict(identity), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"a store's recipe must be plain JSON values ({error}): pass config.identity(recipe)"
+        ) from error
+    wanted = Manifest(
+        id=uuid.uuid4().hex,
+        format_version=FORMAT_VERSION,
+        features=(),
+        fingerprint=fingerprint(plain, weights, FORMAT_VERSION),
+        identity=plain,
+        weights=dict(weights),
+        settings=settings,
+        created_by=f"vidcomp {__version__}",
+    )
+    with explained(f"write a token cache at {root}"):
+        for folder in FOLDERS:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        missing = not (root / _NAME).exists()
+    if missing and not any((root / "shards").iterdir()):
+        with explained(f"write a token cache at {root}"):
+            create_once(root / _NAME, _file_bytes(wanted))
+    found = read_manifest(root)
+    _check_same(root, found, wanted)
+    return found
+
+
+def _file_bytes(manifest: Manifest) -> bytearray:
+    text = json.dumps(manifest.to_json(), indent=1)
+    data = bytearray(_PREFIX + b'0000000000000000",' + text[1:].encode() + b"\n")
+    stamp(data, len(_PREFIX))
+    return data
+
+
+def _check_same(root: Path, found: Manifest, wanted: Manifest) -> None:
+    changed = differences(
+        {**found.identity, "weights": found.weights, "store": found.settings.dump()},
+        {**wanted.identity, "weights": wanted.weights, "store": wanted.settings.dump()},
+    )
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise StoreStaleError(
+            f"{root} holds tokens made with other settings (there != here: "
+            f"{'; '.join(changed[:3])}{more}): use another folder, or those settings"
+        )
+
+
+def _settings(data: Mapping[str, Any]) -> StoreSettings:
+    return StoreSettings(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data.items()
+            if name in StoreSettings.model_fields
+        }
+    )

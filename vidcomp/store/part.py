@@ -1,0 +1,134 @@
+"""A shard while it grows: records at its end, a line in the journal for each."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vidcomp.store import journal
+from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
+from vidcomp.store.files import write_all
+from vidcomp.store.format import ALIGN
+from vidcomp.store.header import dumps
+from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_to_json, shard_header
+from vidcomp.store.types import Row
+
+__all__ = ["Part", "room_for"]
+
+_SPARE = 512
+_FAR = 10**12
+
+
+class Part:
+    """One open shard of one writer.  Every method may raise OSError and leaves a whole part."""
+
+    def __init__(self, root: Path, name: str, store: Mapping[str, Any], room: int) -> None:
+        self.name = name
+        self.rows: dict[str, Row] = {}
+        """The last row of each key."""
+        self.room = room
+        """Bytes reserved for the header, a multiple of 64."""
+        self.end = room
+        """Byte after the last record."""
+        self.started_s = time.monotonic()
+        self._root = root
+        self._store = dict(store)
+        self._header = len(shard_header(name, store, [], None)) + _SPARE
+        self._layouts: set[Any] = set()
+        self._unsynced = 0
+        self._synced_s = self.started_s
+        self._journal_end = 0
+        self._journal = self._part = -1
+        try:
+            self._journal = journal.create(journal_path(root, name), room)
+            self._journal_end = os.fstat(self._journal).st_size
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+            self._part = os.open(part_path(root, name), flags, 0o666)
+            write_all(self._part, [b" " * room], 0)
+        except BaseException:
+            self.close()
+            drop(root, name)
+            raise
+
+    def fits(self, row: Row) -> bool:
+        """Whether the header has room for one more row."""
+        return self._header + header_cost(row, row.layout in self._layouts) <= self.room
+
+    def append(self, row: Row, parts: list[memoryview]) -> None:
+        """Write a record, then its line.  An earlier record of the key becomes filler."""
+        end = self.end
+        try:
+            write_all(self._part, parts, end)
+            self._note(row, journal.record_line(row))
+        except BaseException:
+            os.ftruncate(self._part, end)
+            raise
+        self.end = row.offset + row.nbytes
+
+    def remove(self, row: Row) -> None:
+        """Note a removal; an earlier record of the key becomes filler."""
+        self._note(row, journal.removal_line(row))
+
+    def sync(self) -> None:
+        """Make all that was taken survive a power cut: the records first, then their lines."""
+        if self._unsynced:
+            os.fsync(self._part)
+            os.fsync(self._journal)
+        self._unsynced = 0
+        self._synced_s = time.monotonic()
+
+    def sync_if_due(self, every: int, seconds: float) -> bool:
+        """Sync after so many rows or seconds; whether all rows are durable now."""
+        if self._unsynced >= every or time.monotonic() - self._synced_s >= seconds:
+            self.sync()
+        return not self._unsynced
+
+    def commit(self) -> None:
+        """Seal the shard and make it visible; the part is closed afterwards, or as it was."""
+        rows = self.in_order()
+        if part_path(self._root, self.name).exists():
+            seal(self._root, self.name, self._store, rows, (self.room, self.end))
+        publish(self._root, self.name, str(self._store["id"]), rows)
+        self.close()
+
+    def in_order(self) -> list[Row]:
+        """Records in the order of the data, then removals."""
+        return sorted(self.rows.values(), key=lambda row: (row.removed, row.offset, row.key))
+
+    def close(self) -> None:
+        """Close the files, which gives the lock back; what is on disk stays for the recovery."""
+        for fd in (self._part, self._journal):
+            if fd >= 0:
+                os.close(fd)
+        self._part = self._journal = -1
+
+    def _note(self, row: Row, line: bytes) -> None:
+        try:
+            end = write_all(self._journal, [line], self._journal_end)
+        except BaseException:
+            os.ftruncate(self._journal, self._journal_end)
+            raise
+        self._journal_end = end
+        self._header += header_cost(row, row.layout in self._layouts)
+        self._layouts.add(row.layout)
+        self.rows[row.key] = row
+        self._unsynced += 1
+
+
+def header_cost(row: Row, known_layout: bool) -> int:
+    """Header bytes that a row needs at most, wherever its record will lie."""
+    key = len(dumps(dumps(row.key)))
+    if row.layout is None:
+        return key + 64 + FILLER_NBYTES
+    far = replace(row, offset=_FAR)
+    listed = len(dumps(dumps(row_to_json(far, 1_000_000, 1_000_000)))) + FILLER_NBYTES
+    layout = 0 if known_layout else len(dumps(dumps(row.layout.fields)))
+    return listed + layout + sum(map(len, record_entries(far, 0))) + len(row.layout.fields)
+
+
+def room_for(row: Row, store: Mapping[str, Any], name: str, least: int) -> int:
+    """Bytes to reserve for the header of a shard that begins with ``row``: at least ``least``."""
+    needed = len(shard_header(name, store, [], None)) + _SPARE + header_cost(row, False)
+    return max(least, needed + -needed % ALIGN)

@@ -1,0 +1,234 @@
+"""Reads records of a store: any of them, in any order, from any thread or process."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcomp.errors import StoreCorruptError, StoreMissError
+from vidcomp.store.files import explained
+from vidcomp.store.format import digest, escape_key, unescape
+from vidcomp.store.manifest import Manifest, read_manifest
+from vidcomp.store.pool import FilePool
+from vidcomp.store.record import read_meta, unpack
+from vidcomp.store.shard import shard_path
+from vidcomp.store.types import RecordInfo, Row
+from vidcomp.store.view import View, load_view
+from vidcomp.types import TokenBatch, VideoTokens
+
+__all__ = ["TokenCache", "open_cache"]
+
+_log = logging.getLogger(__name__)
+
+_OPEN_FILES = 64
+
+
+class TokenCache:
+    """A store as it was when it was opened or last refreshed; ``cache[key]`` is a video's tokens.
+
+    It never writes.  It may be used by several threads, forked, and pickled: the copy shows the
+    same records.
+
+    Args:
+        path: the store's folder.
+        verify: check the hash of every record that is read.
+        max_open_files: shards kept open at a time.
+
+    Raises:
+        StoreMissError: there is no store.
+        StoreError: ``path`` is no store, cannot be read, or is of a newer format.
+        StoreCorruptError: ``store.json`` is damaged.
+    """
+
+    def __init__(
+        self, path: str | Path, *, verify: bool = True, max_open_files: int = _OPEN_FILES
+    ) -> None:
+        self._setup(Path(path), verify, max_open_files, None)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TokenCache":
+        """The store at ``path`` with default settings; the same as ``TokenCache(path)``."""
+        return cls(path)
+
+    def _setup(
+        self,
+        path: Path,
+        verify: bool,
+        max_open_files: int,
+        pin: tuple[str | None, tuple[str, ...]] | None,
+    ) -> None:
+        self._path, self._verify, self._max_open_files = path, verify, max_open_files
+        self._manifest = read_manifest(path)
+        self._view = self._load(pin)
+        self._pool = FilePool(max_open_files)
+        self._sorted: list[str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """Recipe, weights, fingerprint and format of the store."""
+        return self._manifest
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        if self._sorted is None:
+            self._sorted = sorted(unescape(t.key(i)) for t, i in self._view.places())
+        return list(self._sorted)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and bool(key) and self._view.place(escape_key(key)) is not None
+
+    def __repr__(self) -> str:
+        return f"TokenCache({str(self._path)!r}, {len(self)} records)"
+
+    def __getitem__(self, key: str) -> VideoTokens:
+        """The tokens of one video, on the CPU, in the type they are stored in.
+
+        Raises:
+            StoreMissError: no such record.
+            StoreCorruptError: its bytes are not those that were written.
+        """
+        row = self._row(key)
+        assert row.layout is not None  # noqa: S101  # only removals have none
+        data = self._read(row)
+        try:
+            return unpack(data, row.layout, row.counts)
+        except StoreCorruptError as error:
+            raise StoreCorruptError(f"{key!r} in {self._path}: {error}") from error
+
+    def get_many(self, keys: Sequence[str]) -> TokenBatch:
+        """The tokens of several videos, packed end to end.
+
+        Raises:
+            StoreMissError, StoreCorruptError: as for one.
+            ShapeError: no keys, or videos of other widths or types.
+        """
+        return TokenBatch.pack([self[key] for key in keys], keys)
+
+    def meta(self, key: str) -> dict[str, Any]:
+        """What the writer put beside the tokens: path, decoder, damage, versions.
+
+        Raises:
+            StoreMissError, StoreCorruptError: as for the tokens.
+        """
+        row = self._row(key)
+        assert row.layout is not None  # noqa: S101  # only removals have none
+        about = read_meta(self._read(row)[row.layout.num_bytes(row.counts) :])
+        if about["key"] != row.key:
+            raise StoreCorruptError(
+                f"the bytes of {key!r} in shard {row.shard} belong to {about['key']!r}: run verify"
+            )
+        meta = about.get("meta")
+        return meta if isinstance(meta, dict) else {}
+
+    def info(self, key: str) -> RecordInfo:
+        """Place, size, type, hash and source of a record, from the index alone.
+
+        Raises:
+            StoreMissError: no such record.
+        """
+        return _info(self._row(key))
+
+    def entries(self) -> Iterator[RecordInfo]:
+        """``info`` of all records, in no particular order, quicker than key by key."""
+        return (_info(table.row(i)) for table, i in self._view.places())
+
+    def refresh(self) -> bool:
+        """See what was committed since; whether anything was.
+
+        Raises:
+            StoreError: the index cannot be read.
+        """
+        view = self._load(None)
+        if view.pin == self._view.pin:
+            return False
+        # Threads that read meanwhile see one view or the other, both whole.
+        self._view, self._sorted = view, None
+        return True
+
+    def close(self) -> None:
+        """Close the shards that are open; they open again when needed."""
+        self._pool.clear()
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._path, self._verify, self._max_open_files, self._view.pin
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._setup(*state)
+
+    def _load(self, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
+        view = load_view(self._path, self._manifest.id, pin)
+        for problem in view.damaged.values():
+            _log.warning("%s: %s", self._path, problem)
+        return view
+
+    def _row(self, key: str) -> Row:
+        row = self._view.row(escape_key(key))
+        if row is None:
+            raise StoreMissError(
+                f"{self._path} has no record {key!r} among its {len(self)}: check the key, or "
+                f"extract the video"
+            )
+        return row
+
+    def _read(self, row: Row) -> memoryview:
+        """All bytes of a record, checked."""
+        what = f"shard {row.shard}, which holds {unescape(row.key)!r},"
+        assert row.layout is not None  # noqa: S101  # only removals have none
+        if row.layout.num_bytes(row.counts) >= row.nbytes:
+            raise StoreCorruptError(
+                f"{what} has {row.nbytes} bytes for a record of "
+                f"{row.layout.num_bytes(row.counts)} and its meta: run verify"
+            )
+        with explained(f"read {what}"):
+            try:
+                file = self._pool.get(shard_path(self._path, row.shard))
+            except FileNotFoundError as error:
+                raise StoreCorruptError(
+                    f"{what} is gone: open the cache again if it was compacted, else run verify"
+                ) from error
+            data = memoryview(file.read(row.offset, row.nbytes, what))
+        if self._verify and digest(data) != row.checksum:
+            raise StoreCorruptError(
+                f"{what} has other bytes than were written (hash {digest(data):016x} instead of "
+                f"{row.checksum:016x}): run verify, then extract the video again"
+            )
+        return data
+
+
+def open_cache(path: str | Path) -> TokenCache:
+    """The token cache at ``path``: ``cache[key]`` is a video's tokens.
+
+    Raises:
+        StoreMissError: there is none.
+        StoreError: it is no store, or cannot be read.
+    """
+    return TokenCache(path)
+
+
+def _info(row: Row) -> RecordInfo:
+    assert row.layout is not None  # noqa: S101  # only removals have none
+    return RecordInfo(
+        key=unescape(row.key),
+        shard=row.shard,
+        offset=row.offset,
+        nbytes=row.nbytes,
+        num_tokens=row.counts.num_tokens,
+        dim=row.layout.dim,
+        dtype=row.layout.dtype,
+        grid=row.counts.grid,
+        fields=(*(field.name for field in row.layout.fields), "meta"),
+        checksum=f"{row.checksum:016x}",
+        generation=row.generation,
+        source=row.source,
+    )

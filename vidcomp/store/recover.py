@@ -1,0 +1,127 @@
+"""What dead writers left: the whole records of their open shards are committed."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from vidcomp.errors import StoreCorruptError
+from vidcomp.store import journal
+from vidcomp.store.commit import delta_path, drop, journal_path, part_path, publish, seal
+from vidcomp.store.files import TEMPORARY, explained, list_names
+from vidcomp.store.format import digest, is_commit
+from vidcomp.store.manifest import FOLDERS, Manifest, read_manifest
+from vidcomp.store.pool import OpenFile
+from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.types import Row
+
+__all__ = ["recover"]
+
+_log = logging.getLogger(__name__)
+
+_STALE_S = 3600.0
+
+
+def recover(path: str | Path) -> list[str]:
+    """Commit what writers that died on this machine had taken; every writer begins with this.
+
+    A process that was killed loses at most the video it was writing, a machine that stopped
+    those since the last sync.  Writers that live, and those of other machines, are left alone.
+
+    Args:
+        path: the store's folder.
+
+    Returns:
+        Names of the commits that were finished.
+
+    Raises:
+        StoreMissError: there is no store.
+        StoreError: it cannot be written.
+    """
+    root = Path(path)
+    manifest = read_manifest(root)
+    done = []
+    with explained(f"recover what dead writers left in {root}"):
+        for name in filter(is_commit, list_names(root / "wal", ".journal")):
+            if _recover_one(root, name, manifest):
+                done.append(name)
+        _sweep(root)
+    return done
+
+
+def _recover_one(root: Path, name: str, manifest: Manifest) -> bool:
+    """Whether the commit ``name`` was unfinished and is finished now."""
+    try:
+        fd = journal.claim(journal_path(root, name))
+        if fd is None:
+            return False
+        try:
+            return _finish(root, name, manifest)
+        finally:
+            os.close(fd)
+    except StoreCorruptError as error:
+        _log.warning("%s is left as it is: %s", name, error)
+        return False
+
+
+def _finish(root: Path, name: str, manifest: Manifest) -> bool:
+    if delta_path(root, name).exists():
+        drop(root, name)
+        return False
+    if not part_path(root, name).exists():
+        if not shard_path(root, name).exists():
+            drop(root, name)
+            return False
+        rows: Sequence[Row] = read_shard_header(OpenFile(shard_path(root, name)), name).rows
+    else:
+        rows, data = replay(root, name)
+        if not rows:
+            drop(root, name)
+            return False
+        seal(root, name, manifest.to_json(), rows, data)
+    publish(root, name, manifest.id, rows)
+    _log.info("recovered %d rows of a writer that died: %s", len(rows), name)
+    return True
+
+
+def replay(root: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
+    """The whole records of a part, and the first byte of its data and the byte after the last.
+
+    Raises:
+        StoreCorruptError: the journal's first line is damaged.
+        OSError: a file cannot be read.
+    """
+    lines = journal.read(journal_path(root, name))
+    file = OpenFile(part_path(root, name))
+    last: dict[str, Row] = {}
+    end = lines.data_start
+    for row in lines.rows:
+        if row.removed:
+            last[row.key] = row
+        elif row.offset >= end and _is_whole(file, row):
+            last[row.key] = row
+            end = row.offset + row.nbytes
+    rows = sorted(last.values(), key=lambda row: (row.removed, row.offset, row.key))
+    return rows, (lines.data_start, end)
+
+
+def _is_whole(file: OpenFile, row: Row) -> bool:
+    if row.layout is None or row.layout.num_bytes(row.counts) >= row.nbytes:
+        return False
+    try:
+        data = file.read(row.offset, row.nbytes, "part")
+    except StoreCorruptError:
+        return False
+    return digest(data) == row.checksum
+
+
+def _sweep(root: Path) -> None:
+    """Remove temporary files that nobody can be writing any more."""
+    now = time.time()
+    for folder in (root, *(root / name for name in FOLDERS)):
+        for path in folder.glob(f"{TEMPORARY}*"):
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > _STALE_S:
+                    path.unlink()

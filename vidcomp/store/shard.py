@@ -1,0 +1,223 @@
+"""What a shard's own header says of its records: enough to write its delta again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcomp.errors import StoreCorruptError
+from vidcomp.store.format import ALIGN, FORMAT_VERSION, is_commit, unescape
+from vidcomp.store.header import (
+    Header,
+    build_header,
+    check_header,
+    dumps,
+    entry,
+    header_length,
+    parse_header,
+    stamp_header,
+)
+from vidcomp.store.layout import Counts, Layout
+from vidcomp.store.pool import OpenFile
+from vidcomp.store.types import Row, SourceId
+from vidcomp.types import Grid
+
+__all__ = [
+    "FILLER_NBYTES",
+    "ShardHeader",
+    "read_shard_header",
+    "record_entries",
+    "row_from_json",
+    "row_to_json",
+    "shard_header",
+]
+
+KIND = "vidcomp-shard"
+
+FILLER_NBYTES = 96
+"""At most so many header bytes does one piece of filler need."""
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """A shard's header, parsed and checked."""
+
+    name: str
+    store: dict[str, Any]
+    """What store.json held when the shard was begun."""
+    rows: tuple[Row, ...]
+    """Records in the order of the data, then removals."""
+    header: Header
+
+
+def row_to_json(row: Row, layout: int, writer: int) -> list[Any]:
+    """A record's row as in docs/cache-format.md, section 5."""
+    source = row.source or SourceId(size=-1, mtime_ns=0)
+    return [
+        row.key,
+        row.offset,
+        row.nbytes,
+        row.counts.num_tokens,
+        list(row.counts.grid),
+        row.counts.nnz,
+        layout,
+        f"{row.checksum:016x}",
+        row.generation,
+        writer,
+        source.size,
+        source.mtime_ns,
+        source.content,
+    ]
+
+
+def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Sequence[str]) -> Row:
+    """The inverse of ``row_to_json``.
+
+    Raises:
+        StoreCorruptError: not such a row, or a place no record can have.
+    """
+    try:
+        key, offset, nbytes, n, (t, h, w), nnz, layout, checksum, generation, writer, *rest = data
+        size, mtime_ns, content = rest
+        numbers = (offset, nbytes, n, t, h, w, nnz, layout, generation, writer, size, mtime_ns)
+        if not all(type(x) is int and -(2**63) <= x < 2**63 for x in numbers):
+            raise ValueError("a number is none")
+        if min(offset, n, t, h, w, nnz, layout, writer) < 0 or nbytes < ALIGN:
+            raise ValueError("a number is too small")
+        if offset % ALIGN or nbytes % ALIGN or not (isinstance(key, str) and key):
+            raise ValueError("a record is not aligned, or has no key")
+        source = None if size < 0 else SourceId(size=size, mtime_ns=mtime_ns, content=str(content))
+        counts = Counts(n, Grid(t, h, w), nnz)
+        return Row(
+            key,
+            generation,
+            writers[writer],
+            shard,
+            offset,
+            nbytes,
+            int(checksum, 16),
+            counts,
+            layouts[layout],
+            source,
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        raise StoreCorruptError(
+            f"shard {shard} has a row that cannot be ({error}): run verify"
+        ) from error
+
+
+def record_entries(row: Row, data_start: int) -> list[bytes]:
+    """Header entries of a record's tensors."""
+    assert row.layout is not None  # noqa: S101  # only removals have none
+    first = row.offset - data_start
+    out, end = [], 0
+    for field, start, end in row.layout.offsets(row.counts):
+        name = f"{row.key}/{field.name}"
+        sizes = field.sizes(row.counts)
+        out.append(entry(name, field.dtype, sizes, first + start, first + end))
+    meta = [row.nbytes - end]
+    out.append(entry(f"{row.key}/meta", "U8", meta, first + end, first + row.nbytes))
+    return out
+
+
+def shard_header(
+    name: str,
+    store: Mapping[str, Any],
+    rows: Iterable[Row],
+    data_start: int | None,
+    data_stop: int = 0,
+) -> bytearray:
+    """The bytes before a shard's data.
+
+    Args:
+        name: of the commit.
+        store: what store.json holds.
+        rows: records in the order of the data, and removals.
+        data_start: bytes reserved for the header; ``None`` for a shard without data.
+        data_stop: end of the data in the file; what lies between records becomes filler.
+    """
+    rows = list(rows)
+    records = [row for row in rows if not row.removed]
+    layouts = list(dict.fromkeys(row.layout for row in records if row.layout))
+    writers = list(dict.fromkeys((name.partition("-")[0], *(row.writer for row in rows))))
+    places = {layout: i for i, layout in enumerate(layouts)}
+    metadata = {
+        "kind": KIND,
+        "format": str(FORMAT_VERSION),
+        "name": name,
+        "store": dumps(store),
+        "layouts": dumps([layout.fields for layout in layouts]),
+        "writers": dumps(writers),
+        "records": dumps(
+            [
+                row_to_json(row, places[row.layout], writers.index(row.writer))
+                for row in records
+                if row.layout
+            ]
+        ),
+        "removed": dumps(
+            [[r.key, r.generation, writers.index(r.writer)] for r in rows if r.removed]
+        ),
+    }
+    entries = _all_entries(records, data_start or 0, data_stop)
+    out = build_header(metadata, entries, room=data_start)
+    stamp_header(out)
+    return out
+
+
+def read_shard_header(file: OpenFile, name: str) -> ShardHeader:
+    """The header of an open shard.
+
+    Raises:
+        StoreCorruptError: other bytes than were written, or the file was cut.
+    """
+    what = f"shard {name}"
+    length = header_length(bytes(file.read(0, min(8, file.size), what)), file.size, what)
+    data = file.read(0, length, what)
+    check_header(data, what)
+    header = parse_header(data, KIND, file.size, what)
+    lists = {key: header.json(key, what) for key in ("layouts", "writers", "records", "removed")}
+    store = header.json("store", what)
+    if (
+        header.metadata.get("name") != name
+        or not isinstance(store, dict)
+        or not all(isinstance(value, list) for value in lists.values())
+        or not all(isinstance(w, str) and is_commit(f"{w}-000000") for w in lists["writers"])
+    ):
+        raise StoreCorruptError(f"{what} has a header of another file: restore it")
+    layouts = [Layout.parse(layout) for layout in lists["layouts"]]
+    rows = [row_from_json(row, name, layouts, lists["writers"]) for row in lists["records"]]
+    rows += [_removed_from_json(row, name, lists["writers"]) for row in lists["removed"]]
+    return ShardHeader(name, store, tuple(rows), header)
+
+
+def shard_path(root: Path, name: str) -> Path:
+    """Where a commit's shard lies."""
+    return root / "shards" / f"{name}.safetensors"
+
+
+def _all_entries(records: Sequence[Row], data_start: int, data_stop: int) -> list[bytes]:
+    out, end, num_fillers = [], data_start, 0
+    ends = [*((row.offset, row) for row in records), (data_stop or data_start, None)]
+    for offset, row in ends:
+        if offset > end:
+            start, stop = end - data_start, offset - data_start
+            out.append(entry(f"/pad.{num_fillers}", "U8", [stop - start], start, stop))
+            num_fillers += 1
+        if row is not None:
+            out += record_entries(row, data_start)
+            end = row.offset + row.nbytes
+    return out
+
+
+def _removed_from_json(data: Any, shard: str, writers: Sequence[str]) -> Row:
+    try:
+        key, generation, writer = data
+        if not isinstance(key, str) or type(generation) is not int or writer < 0:
+            raise ValueError(str(data)[:80])
+        unescape(key)
+        return Row(key, generation, writers[writer])
+    except (TypeError, ValueError, IndexError) as error:
+        raise StoreCorruptError(
+            f"shard {shard} removes what cannot be a key ({error}): run verify"
+        ) from error

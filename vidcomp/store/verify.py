@@ -1,0 +1,239 @@
+"""Looks at every byte of a store and lists what is not as written; damage never raises."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.store import journal
+from vidcomp.store.commit import delta_path, journal_path
+from vidcomp.store.files import explained, list_names, read_file
+from vidcomp.store.format import digest, unescape
+from vidcomp.store.index import Table
+from vidcomp.store.manifest import Manifest, read_manifest
+from vidcomp.store.merge import merge_tables
+from vidcomp.store.pool import OpenFile
+from vidcomp.store.record import read_meta
+from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.types import Row
+from vidcomp.store.view import Listing, View, load_view
+
+__all__ = ["VerifyReport", "verify"]
+
+
+@dataclass(kw_only=True)
+class VerifyReport:
+    """What ``verify`` found."""
+
+    path: str
+    num_records: int = 0
+    """Valid records of the index."""
+    num_ok: int = 0
+    """Those that can be read."""
+    num_bytes: int = 0
+    """On disk, of the valid records."""
+    bad: dict[str, str] = field(default_factory=dict)
+    """Keys of valid records that cannot be read, and why: extract these videos again."""
+    problems: list[str] = field(default_factory=list)
+    """All that is damaged, files and records."""
+    pending: list[str] = field(default_factory=list)
+    """Commits that are being written, or that a dead writer left for the next one to finish."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.problems
+
+
+def verify(path: str | Path, *, deep: bool = True) -> VerifyReport:
+    """Check a store: ``store.json``, index files, headers of shards, journals and records.
+
+    Args:
+        path: the store's folder.
+        deep: read all records and check their hashes, replaced ones left out; else only that they
+            lie within their files.
+
+    Raises:
+        StoreMissError: there is no store; all else is in the report.
+    """
+    root = Path(path)
+    report = VerifyReport(path=str(root))
+    try:
+        manifest: Manifest | None = read_manifest(root)
+    except StoreCorruptError as error:
+        report.problems.append(str(error))
+        manifest = _manifest_of_shards(root, report)
+    if manifest is None:
+        return report
+    try:
+        listing = Listing.of(root)
+        view = load_view(root, manifest.id)
+    except StoreError as error:
+        report.problems.append(str(error))
+        return report
+    report.problems += view.damaged.values()
+    headers = _check_commits(root, manifest, listing, report)
+    _check_snapshot(manifest, view, headers, report)
+    _check_journals(root, listing, report)
+    _check_records(root, view, deep, report)
+    return report
+
+
+def _manifest_of_shards(root: Path, report: VerifyReport) -> Manifest | None:
+    """What store.json should say, from the copy in a shard."""
+    for name in sorted(Listing.of(root).shards):
+        try:
+            found = read_shard_header(OpenFile(shard_path(root, name)), name)
+            return Manifest.from_json(found.store, f"shard {name}")
+        except (StoreError, OSError) as error:
+            report.problems.append(str(error))
+    return None
+
+
+def _check_commits(
+    root: Path, manifest: Manifest, listing: Listing, report: VerifyReport
+) -> dict[str, tuple[Row, ...]]:
+    """Headers of all shards against their deltas; returns the rows of those that are whole."""
+    headers: dict[str, tuple[Row, ...]] = {}
+    for name in sorted(listing.shards | listing.deltas):
+        try:
+            found = read_shard_header(OpenFile(shard_path(root, name)), name)
+        except StoreCorruptError as error:
+            _add(report, str(error))
+            continue
+        except OSError as error:
+            _add(report, f"shard {name} cannot be read ({os.strerror(error.errno or 0)})")
+            continue
+        headers[name] = found.rows
+        if found.store.get("id") != manifest.id:
+            _add(report, f"shard {name} belongs to another store")
+        for problem in _tensor_problems(found.rows, found.header.entries, found.header.data_start):
+            _add(report, f"shard {name}: {problem}")
+        if name in listing.deltas:
+            _check_delta(root, manifest, name, found.rows, report)
+    return headers
+
+
+def _check_delta(
+    root: Path, manifest: Manifest, name: str, rows: tuple[Row, ...], report: VerifyReport
+) -> None:
+    try:
+        table = Table.read(read_file(delta_path(root, name)), f"delta {name}")
+    except (StoreCorruptError, OSError) as error:
+        _add(report, str(error))
+        return
+    if _rows_of(table) != _rows_of(Table.of_rows(manifest.id, [name], rows)):
+        _add(report, f"delta {name} says other things than its shard's header")
+
+
+def _tensor_problems(
+    rows: tuple[Row, ...], entries: dict[str, tuple[str, list[int], int, int]], data_start: int
+) -> list[str]:
+    """Where the rows of a header and its tensors differ."""
+    wanted = {}
+    for row in rows:
+        if row.removed or row.layout is None:
+            continue
+        if row.layout.num_bytes(row.counts) >= row.nbytes:
+            return [f"{unescape(row.key)!r} has less bytes than its tensors need"]
+        first, end = row.offset - data_start, 0
+        for tensor, start, end in row.layout.offsets(row.counts):
+            sizes = list(tensor.sizes(row.counts))
+            place = (tensor.dtype, sizes, first + start, first + end)
+            wanted[f"{row.key}/{tensor.name}"] = place
+        meta = row.nbytes - end
+        wanted[f"{row.key}/meta"] = ("U8", [meta], first + end, first + row.nbytes)
+    found = {name: value for name, value in entries.items() if not name.startswith("/pad.")}
+    names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    return [f"tensor {name!r} is not where its record says" for name in names[:3]]
+
+
+def _check_snapshot(
+    manifest: Manifest,
+    view: View,
+    headers: dict[str, tuple[Row, ...]],
+    report: VerifyReport,
+) -> None:
+    """The snapshot in use against the shards it covers (older ones were checked if needed)."""
+    if view.snapshot is None:
+        return
+    base = view.tables[0]
+    if not set(base.covers) <= headers.keys():
+        return  # some of its shards are gone or damaged, which is said elsewhere
+    tables = [Table.of_rows(manifest.id, [name], headers[name]) for name in base.covers]
+    if _rows_of(merge_tables(manifest.id, base.covers, tables)) != _rows_of(base):
+        _add(report, f"snapshot {view.snapshot} says other things than the shards it covers")
+
+
+def _check_journals(root: Path, listing: Listing, report: VerifyReport) -> None:
+    for name in sorted(listing.journals):
+        report.pending.append(name)
+        try:
+            found = journal.read(journal_path(root, name))
+        except FileNotFoundError:
+            report.pending.pop()  # it was committed meanwhile
+        except (StoreCorruptError, OSError) as error:
+            _add(report, str(error))
+        else:
+            if found.num_bad:
+                _add(report, f"journal {name} has {found.num_bad} damaged lines")
+    for name in list_names(root / "wal", ".part"):
+        if name not in listing.journals and not journal_path(root, name).exists():
+            _add(report, f"part {name} has no journal, so its records cannot be recovered")
+
+
+def _check_records(root: Path, view: View, deep: bool, report: VerifyReport) -> None:
+    rows = [table.row(i) for table, i in view.places()]
+    rows.sort(key=lambda row: (row.shard, row.offset))
+    report.num_records = len(rows)
+    file, name = None, ""
+    end = 0
+    for row in rows:
+        if row.shard != name:
+            file, name, end = _open(root, row.shard), row.shard, 0
+        problem = "its shard is lost" if file is None else _record_problem(file, row, deep)
+        if problem is None and row.offset < end:
+            problem = "its bytes overlap with those of another record"
+        end = max(end, row.offset + row.nbytes)
+        report.num_bytes += row.nbytes
+        if problem is None:
+            report.num_ok += 1
+        else:
+            report.bad[unescape(row.key)] = f"{problem} (shard {row.shard})"
+            _add(report, f"record {unescape(row.key)!r}: {report.bad[unescape(row.key)]}")
+
+
+def _record_problem(file: OpenFile, row: Row, deep: bool) -> str | None:
+    assert row.layout is not None  # noqa: S101  # only removals have none
+    size = row.layout.num_bytes(row.counts)
+    if size >= row.nbytes:
+        return "its bytes are fewer than its tensors need"
+    if row.offset + row.nbytes > file.size:
+        return "its shard ends before it does"
+    if not deep:
+        return None
+    try:
+        with explained("read it"):
+            data = file.read(row.offset, row.nbytes, "its shard")
+        if digest(data) != row.checksum:
+            return "its bytes are not those that were written"
+        about = read_meta(bytes(data[size:]))
+    except StoreError as error:
+        return str(error)
+    return None if about["key"] == row.key else "its bytes belong to another key"
+
+
+def _open(root: Path, name: str) -> OpenFile | None:
+    try:
+        return OpenFile(shard_path(root, name))
+    except OSError:
+        return None
+
+
+def _rows_of(table: Table) -> list[Row]:
+    return sorted(table.rows(), key=lambda row: row.key)
+
+
+def _add(report: VerifyReport, problem: str) -> None:
+    if problem not in report.problems:
+        report.problems.append(problem)

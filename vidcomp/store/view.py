@@ -1,0 +1,201 @@
+"""What a store holds at one moment: its index loaded, and looked up by key."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.store.files import explained, list_names, read_file
+from vidcomp.store.format import is_commit
+from vidcomp.store.index import Table
+from vidcomp.store.merge import merge_tables
+from vidcomp.store.pool import OpenFile
+from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.types import Row
+
+__all__ = ["Listing", "View", "load_commit", "load_view"]
+
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names of a store's files at one moment."""
+
+    snapshots: tuple[str, ...]
+    """Oldest first."""
+    shards: frozenset[str]
+    deltas: frozenset[str]
+    journals: frozenset[str]
+
+    @classmethod
+    def of(cls, root: Path) -> "Listing":
+        """Read the folders, in the order that the commit protocol asks for."""
+        snapshots = list_names(root / "index", ".safetensors")
+        shards, deltas, journals = (
+            frozenset(filter(is_commit, list_names(root / folder, suffix)))
+            for folder, suffix in (
+                ("shards", ".safetensors"),
+                ("deltas", ".safetensors"),
+                ("wal", ".journal"),
+            )
+        )
+        return cls(tuple(snapshots), shards, deltas, journals)
+
+    @property
+    def commits(self) -> frozenset[str]:
+        """Commits outside of snapshots: those with a delta, and those that lost theirs."""
+        return self.deltas | (self.shards - self.journals)
+
+
+@dataclass(frozen=True)
+class View:
+    """Tables of a store: at most one snapshot, and one of all commits after it."""
+
+    tables: tuple[Table, ...]
+    snapshot: str | None
+    """Name of the snapshot that the first table was read from."""
+    commits: frozenset[str]
+    """Commits of the last table."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Index files that could not be used, and why; their rows came from elsewhere if possible."""
+
+    @property
+    def pin(self) -> tuple[str | None, tuple[str, ...]]:
+        """What another process needs to load the same view."""
+        return self.snapshot, tuple(sorted(self.commits))
+
+    def place(self, key: str) -> tuple[Table, int] | None:
+        """Table and place of the valid record of an escaped key; ``None`` if there is none."""
+        found = [(t, i) for t in self.tables if (i := t.find(key)) is not None]
+        if not found:
+            return None
+        table, i = max(found, key=lambda place: place[0].rank(place[1]))
+        return None if table.removed(i) else (table, i)
+
+    def row(self, key: str) -> Row | None:
+        """The valid row of an escaped key."""
+        place = self.place(key)
+        return None if place is None else place[0].row(place[1])
+
+    def generation(self, key: str) -> int:
+        """The largest generation of an escaped key, removals counted; 0 if it was never there."""
+        return max((t.rank(i)[0] for t in self.tables if (i := t.find(key)) is not None), default=0)
+
+    def places(self) -> Iterator[tuple[Table, int]]:
+        """All valid records, by hash within each table."""
+        for table, valid in zip(self.tables, self.valid, strict=True):
+            for i in np.flatnonzero(valid).tolist():
+                yield table, i
+
+    def __len__(self) -> int:
+        return sum(int(valid.sum()) for valid in self.valid)
+
+    @cached_property
+    def valid(self) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        """For each table, which rows are valid records."""
+        valid = [table.live.copy() for table in self.tables]
+        if len(self.tables) == 2:
+            base, after = self.tables
+            shared = np.isin(after.columns["key_hash"], base.columns["key_hash"])
+            for i in np.flatnonzero(shared).tolist():
+                j = base.find(after.key(i))
+                if j is not None:  # equal hashes alone are no equal keys
+                    newer = after.rank(i) >= base.rank(j)
+                    valid[0][j] &= not newer
+                    valid[1][i] &= newer
+        return valid
+
+
+def load_view(
+    root: Path, store: str, pin: tuple[str | None, tuple[str, ...]] | None = None
+) -> View:
+    """The index of the store at ``root``.
+
+    Args:
+        root: the store's folder.
+        store: its id; index files of another store are damaged ones.
+        pin: load exactly this; by default all that is committed now.
+
+    Raises:
+        StoreError: files vanish faster than they can be read, or cannot be read at all.
+    """
+    for attempt in range(1 if pin else _TRIES):
+        with explained(f"read the index of {root}"), suppress(FileNotFoundError):
+            return _load(root, store, pin)
+        time.sleep(0.05 * attempt)  # a compaction is at work
+    raise StoreError(
+        f"index files of {root} vanished while they were read: open it again"
+        + (", the pinned state is gone" if pin else "")
+    )
+
+
+def load_commit(root: Path, name: str, store: str, damaged: dict[str, str]) -> Table:
+    """The rows of one commit, from its delta or else from its shard's header.
+
+    Args:
+        root: the store's folder.
+        name: of the commit.
+        store: the store's id.
+        damaged: takes up what could not be read, and why.
+
+    Returns:
+        Its table; empty if neither can be read.
+
+    Raises:
+        FileNotFoundError: both are gone.
+    """
+    what = f"delta {name}"
+    try:
+        table = Table.read(read_file(root / "deltas" / f"{name}.safetensors"), what)
+        if table.covers != (name,) or table.store != store:
+            raise StoreCorruptError(f"{what} belongs to {table.covers}: it was renamed, restore it")
+        return table
+    except FileNotFoundError:
+        damaged[what] = f"{what} is lost: run repair, its shard has the same rows"
+    except StoreCorruptError as error:
+        damaged[what] = str(error)
+    try:
+        rows = read_shard_header(OpenFile(shard_path(root, name)), name).rows
+        return Table.of_rows(store, [name], rows)
+    except StoreCorruptError as error:
+        damaged[f"shard {name}"] = str(error)
+    except FileNotFoundError:
+        if not (root / "deltas" / f"{name}.safetensors").exists():
+            raise
+        damaged[f"shard {name}"] = f"shard {name} is lost, and its delta is damaged"
+    return Table.of_rows(store, [name], [])
+
+
+def _load(root: Path, store: str, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
+    damaged: dict[str, str] = {}
+    listing = None if pin else Listing.of(root)
+    names = listing.snapshots if listing else () if pin is None or pin[0] is None else (pin[0],)
+    base, base_name = _newest_snapshot(root, store, names, damaged)
+    if pin is not None and pin[0] != base_name:
+        raise FileNotFoundError(f"snapshot {pin[0]}")
+    wanted = frozenset(pin[1]) if pin else listing.commits if listing else frozenset()
+    commits = wanted - frozenset(base.covers if base else ())
+    tables = [load_commit(root, name, store, damaged) for name in sorted(commits)]
+    after = merge_tables(store, sorted(commits), tables)
+    return View((base, after) if base else (after,), base_name, commits, damaged)
+
+
+def _newest_snapshot(
+    root: Path, store: str, names: tuple[str, ...], damaged: dict[str, str]
+) -> tuple[Table | None, str | None]:
+    for name in reversed(names):
+        what = f"snapshot {name}"
+        try:
+            table = Table.read(read_file(root / "index" / f"{name}.safetensors"), what)
+            if table.store == store:
+                return table, name
+            damaged[what] = f"{what} belongs to another store: remove it"
+        except StoreCorruptError as error:
+            damaged[what] = str(error)
+    return None, None
