@@ -160,7 +160,7 @@ def _panel(
     size = (token_HW.shape[1] * cell_w, token_HW.shape[0] * cell_h)
     picture = Image.fromarray(pixels_HW3).resize(size, Image.Resampling.LANCZOS)
     token = token_HW.repeat(cell_h, axis=0).repeat(cell_w, axis=1)
-    line = min(3, max(1, (min(cell_h, cell_w) + 4) // 6))
+    line = min(3, max(1, min(cell_h, cell_w) // 8))
     painted = _paint(np.asarray(picture, dtype=np.float32), token, style, line)
     num = len(np.unique(token_HW[token_HW >= 0]))
     tokens = f"{num} token" + "s" * (num != 1)
@@ -198,7 +198,7 @@ def _paint(pixels: Pixels, token: Labels, style: _Style, line: int) -> NDArray[n
     out[lost] = 0.25 * pixels[lost].mean(axis=-1, keepdims=True) + 40
     spanning, group, colour = style.is_spanning[token], style.is_group[token], style.colour[token]
     out[spanning] += _TINT * (colour - out)[spanning]
-    edge, inner = _border(token, 1), _border(token, 2) & (line > 1)
+    edge, inner = _border(token, 1), _border(token, 2)
     alone = group & ~spanning
     single = ~group & ~lost
     # White lines get a shadow, without which they would vanish on white pictures.
