@@ -14,11 +14,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Queue
 
-from vidcomp.sample.decode import DecodeRequest, stream_frames
-from vidcomp.sample.isolate import DecodeWorker
-
 from vidcomp.api import Prepared, range_s
 from vidcomp.errors import VidcompError
+from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
+from vidcomp.sample.isolate import DecodeWorker
 from vidcomp.types import Frames, Source, VideoTokens
 
 from .inputs import Item
@@ -150,7 +149,7 @@ class Engine:
         *,
         workers: int = 1,
         isolation: str = "process",
-        backend: str = "auto",
+        backend: Backend = "auto",
         batch_frames: int = 64,
         stall_s: float = 60.0,
     ) -> None:

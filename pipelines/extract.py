@@ -17,6 +17,7 @@ from typing import Any, Literal
 from vidcomp.api import prepare
 from vidcomp.config import Recipe, differences, fingerprint, identity
 from vidcomp.errors import StoreMissError, StoreStaleError, VidcompError
+from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache
 
 from .engine import Done, Engine, Failed
@@ -36,7 +37,7 @@ class Options:
     workers: int = 0
     """Videos decoded at once; 0: one less than the cores, at most 8."""
     isolation: Literal["process", "thread"] = "process"
-    backend: str = "auto"
+    backend: Backend = "auto"
     device: str = "cpu"
     compile: bool = False
     batch_frames: int = 64

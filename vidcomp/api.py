@@ -14,7 +14,7 @@ from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS
 from vidcomp.sample.base import Sampler
-from vidcomp.sample.decode import DecodeRequest, stream_frames
+from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
 from vidcomp.types import Frames, Source, VideoTokens
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class Prepared:
         *,
         start_s: float | None = None,
         end_s: float | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> DecodeRequest:
         """What a reader must deliver for one video or a range of it."""
         multiple = self.encoder.frames_multiple
         return DecodeRequest(
             path=str(path),
-            sampler=self.recipe.sample,
+            sampler=cast("Sampler", self.recipe.sample),
             resize=self.encoder.resize,
             start_s=start_s,
             end_s=end_s,
@@ -183,7 +183,7 @@ def compress(
     start_s: float | None = None,
     end_s: float | None = None,
     device: str = "cpu",
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> VideoTokens:
     """The tokens of one video, or of a time range of it.
 
