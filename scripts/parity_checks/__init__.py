@@ -3,9 +3,13 @@
 A new method is one function in a module here and one line in that module's ``CHECKS``.
 """
 
-from parity_checks import projectors
+from parity_checks import merging, projectors, sampling
 from parity_checks.golden import Check
 
 __all__ = ["CHECKS"]
 
-CHECKS: dict[str, Check] = {**projectors.CHECKS}
+CHECKS: dict[str, Check] = {
+    **projectors.CHECKS,
+    **merging.CHECKS,
+    **sampling.CHECKS,
+}

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from parity_checks.golden import Check, Comparison, Golden, GoldenError
+from parity_checks.videos import video_of_grid
 from vidcomp.registry import PROJECTORS
-from vidcomp.types import Grid, TokenBatch, VideoTokens
+from vidcomp.types import Grid, TokenBatch
 
 __all__ = ["CHECKS"]
 
@@ -76,7 +76,8 @@ def check_lucidrains(golden: Golden) -> Iterator[Comparison]:
 def _run(golden: Golden, x_BTHWD: Tensor, name: str, **settings: Any) -> Comparison:
     """The projector on a batch of videos against ``output``, which may lay out rows otherwise."""
     projector = PROJECTORS.make(name, **settings).build().load_reference(golden.weights)
-    out: TokenBatch = projector(TokenBatch.pack([_video(x_THWD) for x_THWD in x_BTHWD]))
+    videos = [video_of_grid(x.flatten(0, 2), Grid(*x.shape[:3])) for x in x_BTHWD]
+    out: TokenBatch = projector(TokenBatch.pack(videos))
     theirs = golden.output("output")
     same_size = out.tokens.numel() == theirs.numel()
     ours = out.tokens.view(theirs.shape) if same_size else out.tokens
@@ -87,12 +88,6 @@ def _rows(golden: Golden) -> Tensor:
     """The input [..., N, D] as [B, 1, 1, N, D]."""
     x = golden.input("x")
     return x.reshape(-1, 1, 1, *x.shape[-2:])
-
-
-def _video(x_THWD: Tensor) -> VideoTokens:
-    grid = Grid(*x_THWD.shape[:3])
-    start = torch.arange(grid.t, dtype=torch.float32)
-    return VideoTokens.from_grid(x_THWD.flatten(0, 2), grid, torch.stack([start, start + 1], dim=1))
 
 
 def _llava_dims(golden: Golden) -> dict[str, int]:

@@ -216,6 +216,8 @@ def test_wrong_tokens_are_named(case: str) -> None:
 
 @every_case
 @pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
 def test_compiled_equals_eager(case: str) -> None:
     projector = make(case)
     compiled = torch.compile(projector)

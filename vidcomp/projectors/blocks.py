@@ -3,13 +3,35 @@
 Legend: B sets, K queries, N keys, D features, H heads, E features of a head.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from itertools import pairwise
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["CrossAttention", "mlp", "rows_between"]
+__all__ = ["CrossAttention", "mlp", "rows_between", "untraced"]
+
+A = ParamSpec("A")
+R = TypeVar("R")
+
+
+def untraced(function: Callable[A, R]) -> Callable[A, R]:
+    """``function`` left out of the graphs of ``torch.compile``: index and sparse bookkeeping.
+
+    ``torch.compiler.disable`` itself would import the compiler in runs that never compile.
+    """
+
+    @wraps(function)
+    def call(*args: A.args, **kwargs: A.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            eager: Callable[A, R] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            return eager(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def mlp(*dims: int) -> nn.Sequential:
