@@ -27,9 +27,22 @@ class Timeline:
     """[N] bool: frames that decode on their own."""
     thumbnails: Callable[[], Tensor] | None = None
     """Decodes all N frames at thumbnail size, [N, 3, h, w] uint8, for content-based samplers."""
+    start_s: float | None = None
+    """Start of a time range; its first frame may have begun before.  ``None``: with it."""
 
     def __len__(self) -> int:
         return len(self.pts_s)
+
+    @property
+    def origin_s(self) -> float:
+        """Where time grids and clips start: at the range, but not before its first frame."""
+        first_s = float(self.pts_s[0])
+        return first_s if self.start_s is None else max(first_s, self.start_s)
+
+    @property
+    def seconds(self) -> float:
+        """Length of what is shown, from ``origin_s`` to ``end_s``."""
+        return max(0.0, self.end_s - self.origin_s)
 
 
 class Selection(NamedTuple):
