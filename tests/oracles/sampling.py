@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vidcomp.sample.base import Timeline
 
 
-def timeline(pts_s, end_s=None, key=None, thumbnails=None):
+def timeline(pts_s, end_s=None, key=None, thumbnails=None, start_s=None):
     """A timeline from plain lists; the last frame lasts 40 ms, the first is a key frame."""
     pts = torch.tensor(pts_s, dtype=torch.float64)
     is_key = torch.zeros(len(pts), dtype=torch.bool)
@@ -20,6 +20,7 @@ def timeline(pts_s, end_s=None, key=None, thumbnails=None):
         end_s=float(pts[-1]) + 0.04 if end_s is None else end_s,
         is_key=is_key,
         thumbnails=thumbnails,
+        start_s=start_s,
     )
 
 
@@ -31,7 +32,10 @@ def constant_rate(num_frames, fps=25, start_s=0.0):
 
 @st.composite
 def timelines(draw, max_frames=60):
-    """Variable rate, times in whole milliseconds, perhaps cut from the middle of a file."""
+    """Variable rate, times in whole milliseconds, perhaps cut from the middle of a file.
+
+    A range may start while its first frame is on the screen already.
+    """
     gaps = draw(st.lists(st.integers(1, 900), min_size=1, max_size=max_frames))
     start = draw(st.sampled_from([0, 1, 7_013, 3_600_000]))
     ticks = [start + sum(gaps[:i]) for i in range(len(gaps))]
@@ -48,6 +52,7 @@ def timelines(draw, max_frames=60):
         end_s=(start + sum(gaps)) / 1000,
         key=key,
         thumbnails=thumbnails,
+        start_s=draw(st.none() | st.integers(start, start + gaps[0] - 1).map(lambda t: t / 1000)),
     )
 
 
@@ -59,10 +64,9 @@ def slow_uniform(num_frames, count, rounding):
     return [int(x) if rounding == "floor" else round(x) for x in exact]
 
 
-def slow_fps(pts_s, end_s, fps, offset):
+def slow_fps(pts_s, start_s, end_s, fps, offset):
     """Walk the time grid; at each point the last frame that has begun."""
-    start_s, picked = pts_s[0], []
-    j = 0
+    picked, j = [], 0
     while start_s + (j + offset) / fps < end_s - 1e-6:
         now = start_s + (j + offset) / fps
         shown = max((i for i, t in enumerate(pts_s) if t <= now + 1e-6), default=0)

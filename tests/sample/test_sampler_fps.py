@@ -17,8 +17,9 @@ from vidcomp.sample.fps import Fps, fps_index
     offset=st.sampled_from([0.0, 0.5]),
 )
 def test_equals_a_walk_over_the_time_grid(video, fps, offset):
-    ours = fps_index(video.pts_s, video.end_s, fps, offset=offset)
-    assert ours.tolist() == slow_fps(video.pts_s.tolist(), video.end_s, fps, offset)
+    span = (video.origin_s, video.end_s)
+    ours = fps_index(video.pts_s, *span, fps, offset=offset)
+    assert ours.tolist() == slow_fps(video.pts_s.tolist(), *span, fps, offset)
 
 
 @pytest.mark.parametrize("rate", [10, 24, 25, 30000 / 1001, 30, 60, 90])
@@ -27,7 +28,7 @@ def test_equals_a_walk_over_the_time_grid(video, fps, offset):
 def test_a_rate_that_divides_the_videos_takes_every_nth_frame(rate, start_s, step):
     # in floats many of these times fall just before the frame they mean
     video = constant_rate(200, fps=rate, start_s=start_s)
-    ours = fps_index(video.pts_s, video.end_s, rate / step)
+    ours = fps_index(video.pts_s, start_s, video.end_s, rate / step)
     assert ours.tolist() == list(range(0, 200, step))
 
 
@@ -54,6 +55,14 @@ def test_a_frame_that_stays_is_taken_once():
     video = timeline([0.0, 0.1, 5.0, 5.1], end_s=7.0)
     assert Fps()(video).indices.tolist() == [0, 1, 2, 3]
     assert Fps(fps=0.5)(video).indices.tolist() == [0, 1, 3]
+
+
+def test_a_range_that_starts_during_a_frame_starts_there():
+    # a slide that came up at 20 s and stays until 61 s; the range asked for is 60 to 64 s
+    video = timeline([20.0, 61.0, 62.5, 63.0], end_s=64.0, start_s=60.0)
+    assert video.origin_s == 60.0
+    assert Fps()(video).indices.tolist() == [0, 1, 3]  # on screen at 60, 61 and 62, 63
+    assert Fps(fps=0.5)(video).indices.tolist() == [0, 1]
 
 
 def test_a_video_shorter_than_half_an_interval_gives_its_middle():

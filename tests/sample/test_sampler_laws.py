@@ -126,6 +126,7 @@ def test_where_a_time_range_lies_in_its_file_does_not_matter(case, shift):
         end_s=video.end_s + shift,
         is_key=video.is_key,
         thumbnails=video.thumbnails,
+        start_s=None if video.start_s is None else video.start_s + shift,
     )
     assert torch.equal(sampler(video).indices, sampler(later).indices)
 

@@ -217,7 +217,7 @@ class AKS(Sampler):
                 f"the times of those that were scored"
             )
         time_J = torch.tensor(self.times_s, dtype=torch.float64)
-        start_s = float(timeline.pts_s[0])
+        start_s = timeline.origin_s
         inside_J = (time_J >= start_s - TOLERANCE_S) & (time_J < timeline.end_s - TOLERANCE_S)
         if not bool(inside_J.any()):
             raise ConfigError(

@@ -41,7 +41,7 @@ _EPSILON = Fraction(1, 1_000_000)
 
 
 class Clip(NamedTuple):
-    """[start, stop) seconds after the first frame."""
+    """[start, stop) seconds after the start of the video or time range."""
 
     start_s: Fraction
     stop_s: Fraction
@@ -82,17 +82,16 @@ def constant_clips(seconds: Seconds, clip_s: Seconds, count: int) -> list[Clip]:
     return [Clip(i * step, i * step + clip) for i in range(count)]
 
 
-def clip_frames(pts_s: Tensor, clip: Clip) -> Tensor:
+def clip_frames(elapsed_s: Tensor, clip: Clip) -> Tensor:
     """Frames that begin inside a clip; the one on screen if none does.
 
     Args:
-        pts_s: [N] float64, ascending, N at least 1; clips count from the first.
+        elapsed_s: [N] float64 times on the clip's clock, ascending, N at least 1.
         clip: from and to.
 
     Returns:
         [F] int64 consecutive rows, F at least 1.
     """
-    elapsed_s = pts_s - pts_s[0]
     edges_s = elapsed_s.new_tensor([float(clip.start_s), float(clip.stop_s)])
     start, stop = torch.searchsorted(elapsed_s, edges_s - TOLERANCE_S).tolist()
     return torch.arange(start, stop) if start < stop else shown_at(elapsed_s, edges_s[:1])
@@ -117,17 +116,14 @@ class _Clips(Sampler):
         """[M * frames_per_clip] rows, clip after clip, ascending in each; fewer if kept."""
         count_frames(timeline)
         clips = self.clips(timeline)
-        picks = [self._pick(clip_frames(timeline.pts_s, clip)) for clip in clips]
+        elapsed_s = timeline.pts_s - timeline.origin_s
+        picks = [self._pick(clip_frames(elapsed_s, clip)) for clip in clips]
         return Selection(torch.cat([rows for rows, _ in picks]), picks[-1].num_padded)
 
     def _pick(self, rows: Tensor) -> Selection:
         total = len(rows)
         chosen = fit(total, self.frames_per_clip, self.short, lambda k: uniform_index(total, k))
         return Selection(rows[chosen.indices], chosen.num_padded)
-
-
-def _seconds(timeline: Timeline) -> float:
-    return max(0.0, timeline.end_s - float(timeline.pts_s[0]))
 
 
 @SAMPLERS.add("clips_uniform")
@@ -141,7 +137,7 @@ class ClipsUniform(_Clips):
 
     def clips(self, timeline: Timeline) -> list[Clip]:
         """All that fit, at least one."""
-        return uniform_clips(_seconds(timeline), self.clip_s, self.stride_s, backpad=self.backpad)
+        return uniform_clips(timeline.seconds, self.clip_s, self.stride_s, backpad=self.backpad)
 
 
 @SAMPLERS.add("clips_random")
@@ -156,7 +152,7 @@ class ClipsRandom(_Clips):
     def clips(self, timeline: Timeline) -> list[Clip]:
         """``num_clips``, in order of time."""
         random = generator(self.seed, timeline)
-        return random_clips(_seconds(timeline), self.clip_s, self.num_clips, random)
+        return random_clips(timeline.seconds, self.clip_s, self.num_clips, random)
 
 
 @SAMPLERS.add("clips_constant")
@@ -168,4 +164,4 @@ class ClipsConstant(_Clips):
 
     def clips(self, timeline: Timeline) -> list[Clip]:
         """``num_clips``, the first at the start, the last at the end."""
-        return constant_clips(_seconds(timeline), self.clip_s, self.num_clips)
+        return constant_clips(timeline.seconds, self.clip_s, self.num_clips)

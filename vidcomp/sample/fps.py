@@ -21,11 +21,14 @@ from vidcomp.sample.uniform import uniform_index
 __all__ = ["Fps", "fps_index"]
 
 
-def fps_index(pts_s: Tensor, end_s: float, fps: float, *, offset: float = 0.0) -> Tensor:
-    """Each frame shown at ``t0 + (j + offset) / fps``, once, for all j before the end.
+def fps_index(
+    pts_s: Tensor, start_s: float, end_s: float, fps: float, *, offset: float = 0.0
+) -> Tensor:
+    """Each frame shown at ``start_s + (j + offset) / fps``, once, for all j before the end.
 
     Args:
-        pts_s: [N] float64 seconds, ascending, N at least 1; ``t0`` is the first.
+        pts_s: [N] float64 seconds, ascending, N at least 1.
+        start_s: where the grid starts, not before the first frame.
         end_s: end of the last frame.
         fps: points a second; the work depends on N only.
         offset: 0 starts with the first frame, 0.5 takes the middle of each interval.
@@ -34,8 +37,8 @@ def fps_index(pts_s: Tensor, end_s: float, fps: float, *, offset: float = 0.0) -
         [K] int64, strictly ascending, 1 <= K <= N; the frame in the middle of a video that ends
         before the first point.
     """
-    elapsed_s = pts_s - pts_s[0]
-    seconds = end_s - float(pts_s[0])
+    elapsed_s = pts_s - start_s
+    seconds = end_s - start_s
     num_points = math.ceil((seconds - TOLERANCE_S) * fps - offset)
     if num_points < 1:
         return shown_at(elapsed_s, elapsed_s.new_tensor([seconds / 2]))
@@ -73,7 +76,9 @@ class Fps(Sampler):
         """[K] rows, strictly ascending unless ``short`` repeats."""
         total = count_frames(timeline)
         offset = 0.0 if self.point == "start" else 0.5
-        picked = fps_index(timeline.pts_s, timeline.end_s, self.fps, offset=offset)
+        picked = fps_index(
+            timeline.pts_s, timeline.origin_s, timeline.end_s, self.fps, offset=offset
+        )
         if len(picked) < self.min_frames:
             return fit(total, self.min_frames, self.short, lambda k: uniform_index(total, k))
         if self.max_frames is not None and len(picked) > self.max_frames:

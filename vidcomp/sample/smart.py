@@ -73,7 +73,7 @@ class SmartNFrames(Sampler):
     def __call__(self, timeline: Timeline) -> Selection:
         """[K] rows, K a multiple of ``factor`` unless a shorter video is kept."""
         total = count_frames(timeline)
-        count = self._count(total, timeline.end_s - float(timeline.pts_s[0]))
+        count = self._count(total, timeline.seconds)
         if count > total >= self.factor and self.short == "keep":
             count = total // self.factor * self.factor
         return fit(total, count, self.short, lambda k: uniform_index(total, k, "round"))
