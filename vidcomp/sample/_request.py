@@ -1,0 +1,74 @@
+"""What is asked of a reader: a range of a file, which frames of it, how large."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vidcomp.errors import ConfigError
+from vidcomp.functional.resize import Resize
+from vidcomp.sample.base import Sampler
+
+__all__ = ["Backend", "DecodeRequest", "Limits", "OnDamage"]
+
+Backend = Literal["auto", "decord", "pyav", "torchcodec"]
+OnDamage = Literal["raise", "keep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Guards of memory; more is a ``DecodeError``, never a crash of the machine."""
+
+    max_pixels: int = 1 << 26
+    """Height x width of a decoded frame (default 8192 x 8192)."""
+    max_frames: int = 100_000
+    """Frames that one request may ask for."""
+    max_bytes: int = 4 << 30
+    """Pixels held at once: one chunk of a stream, or all that ``read_frames`` returns."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_frames", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"Limits.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRequest:
+    """Everything needed to read one range of one file; a plain value that can be pickled.
+
+    Raises:
+        ConfigError: settings that fit no file.
+    """
+
+    path: str
+    """A local file, or an http(s) address."""
+    sampler: Sampler
+    """Which frames, by index or content."""
+    resize: Resize | None = None
+    """Applied while decoding; ``None`` keeps the stored size."""
+    start_s: float | None = None
+    """Frames shown at or after this time; ``None``: from the start."""
+    end_s: float | None = None
+    """Frames shown before this time; ``None``: to the end."""
+    chunk_frames: int = 32
+    """Most frames handed on together."""
+    on_damage: OnDamage = "raise"
+    """``keep``: those of the frames that can be decoded; ``Source.damage`` says what is missing."""
+    backend: Backend = "auto"
+    """``auto``: decord where it is known to be right, PyAV for all else and where decord fails."""
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        start, end = self.start_s, self.end_s
+        for name, value in (("start_s", start), ("end_s", end)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be seconds from 0 on, got {value}: leave it out")
+        if start is not None and end is not None and start >= end:
+            raise ConfigError(f"a range needs start_s < end_s, got {start} and {end}: swap them")
+        if self.chunk_frames < 1:
+            raise ConfigError(f"chunk_frames must be at least 1, got {self.chunk_frames}")
+        for name, choices in (("on_damage", OnDamage), ("backend", Backend)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(get_args(choices))}, got "
+                    f"{getattr(self, name)!r}: choose one"
+                )

@@ -1,0 +1,56 @@
+"""What a video file holds, without decoding it."""
+
+from dataclasses import dataclass
+from os import PathLike
+
+from vidcomp.sample._backends import backends_for
+from vidcomp.sample._inputs import locate
+from vidcomp.sample._request import Backend, Limits
+from vidcomp.sample._timeline import Thumbnails, remembered_scan, timeline_of
+from vidcomp.sample.base import Timeline
+from vidcomp.types import Source
+
+__all__ = ["Probe", "probe"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Probe:
+    """Facts of one file."""
+
+    source: Source
+    """Codec, size, length; ``backend`` is the one that would be asked first."""
+    timeline: Timeline
+    """Real presentation times and key flags of all frames."""
+    container: str
+    """FFmpeg's name of the container, e.g. ``matroska,webm``."""
+    rotation: int
+    """Degrees counter-clockwise (0, 90, 180 or 270) by which frames are turned upright."""
+
+
+def probe(
+    path: str | PathLike[str],
+    *,
+    backend: Backend = "auto",
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> Probe:
+    """Scans the packets of a file; at most its first few frames are decoded.
+
+    Files without presentation times (AVI, raw streams) are the exception: only decoding tells how
+    many frames they hold.
+
+    Raises:
+        DecodeError: not a video, or not one that ``backend`` reads rightly.
+    """
+    scan = remembered_scan(locate(path), limits.max_pixels, _nothing)
+    rows = range(len(scan))
+    thumbnails = Thumbnails(scan, rows, limits.max_pixels, "raise", _nothing)
+    return Probe(
+        source=scan.source(backends_for(scan, backend)[0], scan.damage),
+        timeline=timeline_of(scan, rows, scan.end_s, thumbnails),
+        container=scan.container,
+        rotation=90 * scan.turns,
+    )
+
+
+def _nothing() -> None:
+    pass
