@@ -41,7 +41,7 @@ def cell_of(position_N: Tensor, size: int, bins: int) -> Tensor:
     A position between two cells belongs to the nearer one, half-way to the later one.
     """
     edges = torch.tensor(cell_edges(size, bins)[1:-1], device=position_N.device)
-    return torch.bucketize(position_N, edges - 0.5, right=True)
+    return torch.bucketize(position_N.contiguous(), edges - 0.5, right=True)
 
 
 def coarser_grids(grid: Grid, axes: Sequence[bool], sizes: Sizes = (None, None, None)) -> set[Grid]:

@@ -59,7 +59,8 @@ def grid_weights(axes: Sequence[Tensor], device: torch.device | None = None) -> 
         device: where the result is wanted.
 
     Returns:
-        Sparse [K, P] float32, cells and patches in raster order; rows sum to 1.
+        Sparse [K, P] float64 (float32 on MPS), cells and patches in raster order; rows sum to 1.
+        Rounded weights would give cells of one row of the grid different heights.
     """
     row = column = torch.zeros(1, dtype=torch.int64)
     value = torch.ones(1, dtype=torch.float64)
@@ -71,7 +72,8 @@ def grid_weights(axes: Sequence[Tensor], device: torch.device | None = None) -> 
         column = (column[:, None] * size + j).flatten()
         value = (value[:, None] * weights_BS[i, j]).flatten()
         shape = (shape[0] * bins, shape[1] * size)
-    return sparse_matrix(row, column, value, shape).to(device)
+    dtype = torch.float32 if device is not None and device.type == "mps" else torch.float64
+    return sparse_matrix(row, column, value.to(dtype), shape).to(device)
 
 
 def largest(x_PD: Tensor, grid: Grid, cells: Grid) -> tuple[Tensor, Tensor]:
@@ -83,8 +85,8 @@ def largest(x_PD: Tensor, grid: Grid, cells: Grid) -> tuple[Tensor, Tensor]:
         cells: the coarser grid.
 
     Returns:
-        [K, D] values, bit for bit from ``x_PD``, and sparse [K, P] float32: the share of a cell's
-        channels that each patch won, ties to the lower patch.
+        [K, D] values, bit for bit from ``x_PD``, and sparse [K, P] float64 (float32 on MPS): the
+        share of a cell's channels that each patch won, ties to the lower patch.
     """
     patch_KM = _members(grid, cells).to(x_PD.device)
     num_features = x_PD.shape[1]

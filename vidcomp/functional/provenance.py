@@ -24,7 +24,9 @@ def patch_weights(video: VideoTokens) -> Tensor | None:
     patch_Q = (video.assign >= 0).nonzero().squeeze(1)
     row_Q = video.assign[patch_Q]
     count_N = torch.bincount(row_Q, minlength=len(video))
-    return sparse_matrix(row_Q, patch_Q, 1 / wide(count_N)[row_Q], (len(video), len(video.assign)))
+    return sparse_matrix(
+        row_Q, patch_Q, 1 / wide(count_N)[row_Q], (len(video), len(video.assign))
+    ).float()
 
 
 def compose(
@@ -52,14 +54,13 @@ def compose(
     place = torch.arange(len(entry), device=entry.device) - (length_E.cumsum(0) - length_E)[entry]
     q = start_N[old_E[entry]] + place
     value = wide(value_E)[entry] * value_Q[q]
-    return sparse_matrix(new_E[entry], patch_Q[q], value, (num_rows, weights_NP.shape[1]))
+    return sparse_matrix(new_E[entry], patch_Q[q], value, (num_rows, weights_NP.shape[1])).float()
 
 
 def sparse_matrix(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Sparse float32 matrix, coalesced; entries at one place are added up in the type they have.
+    """Sparse matrix in the type of ``value``, coalesced: entries at one place are added up.
 
     Indices are not checked (torch warns if nobody says whether they should be).
     """
     index = torch.stack([row, column])
-    matrix = torch.sparse_coo_tensor(index, value, shape, check_invariants=False)
-    return matrix.coalesce().float()
+    return torch.sparse_coo_tensor(index, value, shape, check_invariants=False).coalesce()

@@ -57,7 +57,9 @@ class Tome(Merge):
 
         Raises:
             BudgetError: fewer tokens than clips or frames, or not reached in ``rounds``.
+            ShapeError: there are no keys, or they do not split into heads.
         """
+        self._metric(video)
         for rows, target in self._parts(video, budget):
             halving_counts(len(rows), target, self.rounds)
         return budget

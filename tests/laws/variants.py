@@ -1,0 +1,65 @@
+"""Settings under which each compressor has to keep the laws, beside its defaults."""
+
+from vidcomp.compress.pipeline import Pipeline
+from vidcomp.config import Stage
+from vidcomp.registry import COMPRESSORS
+
+__all__ = ["STAGES", "keeps_raster_order"]
+
+_GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
+
+VARIANTS = {
+    "adaptive_pool": _GRID,
+    "avg_pool": _GRID,
+    "bilinear_pool": _GRID,
+    "max_pool": _GRID,
+    "stride": _GRID,
+    "random": [{"seed": 7}],
+    "static_average": [
+        {"reference": "first"},
+        {"reference": "mean"},
+        {"mode": "at_most", "threshold": 0.5},
+        {"mode": "at_most", "threshold": 0.0, "reference": "mean"},
+        {"mode": "published", "threshold": -0.5},
+        {"mode": "published", "threshold": -1.0, "reference": "first"},
+    ],
+    "tome": [
+        {"mode": "published"},
+        {"scope": "frame"},
+        {"scope": "clip", "clip_frames": 2},
+        {"scope": "clip", "clip_frames": 2, "mode": "published"},
+        {"metric": "keys"},
+        {"metric": "keys", "heads": 2},
+        {"rounds": 3},
+    ],
+}
+
+
+def _all_stages():
+    for name in COMPRESSORS.names():
+        for settings in [{}, *VARIANTS.get(name, [])]:
+            label = ",".join(f"{k}={v}" for k, v in settings.items())
+            yield f"{name}({label})", COMPRESSORS.make(name, **settings)
+    make = COMPRESSORS.make
+    pipelines = [
+        (Stage(make("norm_topk"), retention=0.7), Stage(make("tome"))),
+        (Stage(make("avg_pool"), retention=0.5), Stage(make("uniform"))),
+        (Stage(make("max_pool"), retention=0.6), Stage(make("tome"))),
+        (Stage(make("tome"), retention=0.6), Stage(make("avg_pool"))),
+        (
+            Stage(make("static_average", mode="at_most", threshold=0.9), retention=0.9),
+            Stage(make("stride"), retention=0.5),
+            Stage(make("random", seed=3)),
+        ),
+    ]
+    for stages in pipelines:
+        names = " > ".join(s.compressor.name for s in stages)
+        yield f"pipeline({names})", Pipeline(stages)
+
+
+STAGES = dict(_all_stages())
+
+
+def keeps_raster_order(stage):
+    """Published modes return the original's order."""
+    return getattr(stage, "mode", "") != "published" or stage.name == "static_average"
