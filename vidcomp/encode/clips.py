@@ -90,6 +90,10 @@ class ClipEncoder(Encoder):
                 f"this encoder sees clips of {self.frames_multiple} frames, and a chunk begins at "
                 f"frame {frames.first_index}: let chunks hold a multiple of {self.frames_multiple}"
             )
+        if frames.data.shape[1] != 3:
+            raise ShapeError(
+                f"encoders take 3 colour channels, got {frames.data.shape[1]}: convert to RGB"
+            )
         return self.grid(len(frames), frames.data.shape[2], frames.data.shape[3])
 
     def _passes(self, batch: Sequence[Frames]) -> Iterator[tuple[list[int], Tensor]]:

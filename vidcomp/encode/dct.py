@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
 from torch import Tensor
 
@@ -94,18 +95,14 @@ class DctEncoder(ClipEncoder):
     def features(self, clips_BFCHW: Tensor) -> Features:
         """[B, 1, h, w, D]; computed in float32."""
         pictures = clips_BFCHW.flatten(0, 1)
-        if pictures.shape[1] != 3:
-            raise ShapeError(
-                f"the dct encoder takes 3 colour channels, got {pictures.shape[1]}: convert to RGB"
-            )
-        tokens = self._transform(pictures, self._basis_KC, self._offset_K, self._side)
+        tokens: Tensor = self._transform(pictures, self._basis_KC, self._offset_K, self._side)
         return Features(tokens.to(self.dtype).unsqueeze(1))
 
 
 def cosine_basis(size: int) -> Tensor:
     """[size, size] float64, the orthonormal DCT-II: row u has frequency u; rows are orthonormal."""
     place = torch.arange(size, dtype=torch.float64)
-    basis = torch.cos(math.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2 / size)
+    basis: Tensor = torch.cos(math.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2 / size)
     basis[0] /= math.sqrt(2)
     return basis
 
@@ -113,7 +110,7 @@ def cosine_basis(size: int) -> Tensor:
 def color_basis() -> Tensor:
     """[3, 3] float64 rotation of RGB: luma, red minus blue, green against both."""
     rows = torch.tensor([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], dtype=torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True)
+    return F.normalize(rows, dim=1)
 
 
 def zigzag(size: int) -> list[tuple[int, int]]:
