@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from vidcomp.api import prepare
 from vidcomp.config import Recipe, differences, fingerprint, identity
 from vidcomp.errors import StoreMissError, StoreStaleError, VidcompError
 from vidcomp.sample.decode import Backend
-from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache
+from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
 
 from .engine import Done, Engine, Failed
 from .inputs import Item, source_id
@@ -168,6 +168,8 @@ def extract(
     options = options or Options()
     out = Path(out)
     started = time.perf_counter()
+    with suppress(StoreMissError):
+        recover(out)  # what a run that was killed had finished is not done again
     plan = make_plan(items, out, recipe, options)
     summary = Summary(
         store=str(out),

@@ -6,6 +6,7 @@ fingerprint; paths, workers, devices and batch sizes are arguments.
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -91,7 +92,7 @@ AnyCompressor = Annotated[SerializeAsAny[Config], BeforeValidator(COMPRESSORS.pa
 AnyProjector = Annotated[SerializeAsAny[Config], BeforeValidator(PROJECTORS.parse)]
 
 
-def _dump_budget(budget: Budget) -> dict[str, float]:
+def _dump_budget(budget: Budget) -> dict[str, Any]:
     return {
         name: value
         for name in ("tokens", "retention", "per_frame", "per_second")
@@ -275,7 +276,11 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
             for i, (x, y) in enumerate(zip(a, b, strict=True))
             for d in differences(x, y, f"{path}[{i}]")
         ]
-    return [] if a == b else [f"{path}: {a!r} != {b!r}"]
+    return [] if a == b else [f"{path}: {_shown(a)} != {_shown(b)}"]
+
+
+def _shown(value: object) -> str:
+    return textwrap.shorten(repr(value), 40, placeholder=" ...")
 
 
 def _read_recipe(name_or_path: str | Path) -> tuple[str, str]:
