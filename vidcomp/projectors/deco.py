@@ -20,6 +20,7 @@ from vidcomp.functional.geometry import dense
 from vidcomp.functional.grids import fit_grid
 from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import adaptive_weights, grid_weights
+from vidcomp.functional.reduce import real
 from vidcomp.projectors.base import Projector, ProjectorConfig
 from vidcomp.projectors.blocks import mlp, untraced
 from vidcomp.registry import PROJECTORS
@@ -92,11 +93,14 @@ class Deco(Projector):
 
 
 def _pooled(x_THWD: Tensor, cells: Grid) -> Tensor:
-    """[T * I * J, D] means of the bins, reduced in float32."""
+    """[T * I * J, D] means of the bins, reduced in float32 or better."""
     _, h, w, _ = x_THWD.shape
-    rows_IH = adaptive_weights(h, cells.h).to(x_THWD.device, torch.float32)
-    columns_JW = adaptive_weights(w, cells.w).to(x_THWD.device, torch.float32)
-    x_TIJD = torch.einsum("ih,jw,thwd->tijd", rows_IH, columns_JW, x_THWD.float())
+    wide_THWD = real(x_THWD)
+    rows_IH, columns_JW = (
+        adaptive_weights(size, bins).to(wide_THWD) for size, bins in ((h, cells.h), (w, cells.w))
+    )
+    with torch.autocast(x_THWD.device.type, enabled=False):  # means stay means in half precision
+        x_TIJD = torch.einsum("ih,jw,thwd->tijd", rows_IH, columns_JW, wide_THWD)
     return x_TIJD.flatten(0, 2).to(x_THWD.dtype)
 
 

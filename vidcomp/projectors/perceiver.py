@@ -101,6 +101,7 @@ class Perceiver(Projector):
     Tokens out are clip by clip, and inside a clip in the order of the latents, which the language
     model learns by; they are not in raster order.  Their soft provenance is the attention of the
     last layer, averaged over heads: where the latent looked last, not all that it has seen.
+    A clip whose tokens were all dropped before has none here either.
     """
 
     config: PerceiverConfig
