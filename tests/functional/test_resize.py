@@ -360,6 +360,17 @@ def test_pictures_that_cannot_work_are_refused(data, policy, message):
         resize_frames(data, policy)
 
 
+@pytest.mark.parametrize("mode", ["stretch", "crop", "letterbox"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_devices_without_a_uint8_kernel_are_served(mode, interpolation):
+    # the device "meta" computes shapes and types only, by the rules of the others
+    policy = Resize(mode=mode, interpolation=interpolation)
+    out, _ = resize_frames(pictures(135, 241, num_frames=2).to("meta"), policy)
+    assert out.shape == (2, 3, 224, 224)
+    assert out.dtype == torch.uint8
+    assert out.device.type == "meta"
+
+
 @pytest.mark.gpu
 def test_other_devices_take_a_float_path_within_one_level():
     if not torch.cuda.is_available():
