@@ -301,8 +301,8 @@ PYTORCHVIDEO_MODELS: dict[str, dict[str, Any]] = {
         "architecture": "slow",
         "num_frames": 4,
         "kwargs": {
-            "model_depth": 18,
-            "stem_dim_out": 8,
+            "model_depth": 50,
+            "stem_dim_out": 4,
             "model_num_class": 5,
             "head_pool_kernel_size": [4, 2, 2],
         },
@@ -312,8 +312,8 @@ PYTORCHVIDEO_MODELS: dict[str, dict[str, Any]] = {
         "architecture": "slowfast",
         "num_frames": 8,
         "kwargs": {
-            "model_depth": 18,
-            "stem_dim_outs": [16, 2],
+            "model_depth": 50,
+            "stem_dim_outs": [8, 1],
             "model_num_class": 5,
             "head_pool_kernel_sizes": [[2, 2, 2], [8, 2, 2]],
         },
