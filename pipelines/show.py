@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vidcomp.api import encode_stream, prepare
 from vidcomp.config import AnySampler, Recipe
 from vidcomp.encode.base import EncoderConfig
 from vidcomp.errors import ConfigError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.functional.resize import Resize
-from vidcomp.report import frame_of_row, pick_rows, token_map
+from vidcomp.report import frame_of_row, patch_tokens, pick_rows, token_map
 from vidcomp.sample.base import Sampler, Selection, Timeline
 from vidcomp.sample.decode import DecodeRequest, stream_frames
 from vidcomp.store import TokenCache, open_cache
@@ -125,6 +126,8 @@ def _draw(
     """Decodes the frames to be drawn once more, larger, and draws the map over them."""
     rows = pick_rows(video.grid.t, max_frames)
     frames = _frames(request, rows, video.grid.t)
+    rows = rows[: _num_real(frames, patch_tokens(video)[rows])]
+    frames = frames[: len(rows)]
     source = frames.source
     mode = "none" if request.resize is None else request.resize.mode
     return token_map(
@@ -159,6 +162,16 @@ def _frames(request: DecodeRequest, rows: list[int], num_rows: int) -> Frames:
         resize=None if request.resize is None else _enlarged(request.resize),
     )
     return Frames.cat(list(stream_frames(larger)))
+
+
+def _num_real(frames: Frames, token_THW: Tensor) -> int:
+    """Frames without those that only fill up a short video: repeats that no token stands for."""
+    num = len(frames)
+    while num > 1 and frames.pts_s[num - 1] == frames.pts_s[num - 2]:
+        if bool((token_THW[num - 1] >= 0).any()):
+            break
+        num -= 1
+    return num
 
 
 def _enlarged(resize: Resize) -> Resize:
