@@ -1,0 +1,77 @@
+"""From real videos to a batch of tokens, as a first look at vidcomp.
+
+    python scripts/demo.py [VIDEO...]
+
+Without videos it first writes sample clips to ``demo/``.  Runs ``vidcomp extract`` with the recipe
+``embedded`` (nothing is downloaded), then reads the cache back through a loader and prints one
+batch.  A second run finds everything cached.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from make_clips import write_clips
+
+from vidcomp.data import CachedTokenDataset, token_loader
+from vidcomp.types import TokenBatch
+
+FOLDER = Path("demo")
+BATCH_SIZE = 4
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", nargs="*", help="your own files; by default sample clips")
+    videos = parser.parse_args().videos or [str(path) for path in sample_clips()]
+    cache = FOLDER / "cache"
+    failed = extract(videos, cache)
+    if failed not in (0, 3):  # 3: some videos failed, the others are there
+        return failed
+    if not any((cache / "shards").glob("*")):
+        print("No video could be read, so there is no batch to show.")
+        return failed
+    show_batch(cache, [Path(video).name for video in videos])
+    print(f"\nTry next:  vidcomp show {shlex.quote(videos[0])} --out {FOLDER / 'map.png'}")
+    print(f"           vidcomp cache ls {cache}\n           vidcomp doctor")
+    return failed
+
+
+def sample_clips() -> list[Path]:
+    """The sample clips, written on the first run."""
+    if not FOLDER.exists():
+        print(f"Writing sample clips to {FOLDER}/ ...")
+    return write_clips(FOLDER)
+
+
+def extract(videos: list[str], cache: Path) -> int:
+    """Runs the main job as a user would, and says how."""
+    arguments = ["extract", *videos, "--out", str(cache)]
+    print(f"$ vidcomp {shlex.join(arguments)}", flush=True)
+    command = [sys.executable, "-m", "vidcomp.pipelines.cli", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+def show_batch(cache: Path, keys: list[str]) -> None:
+    """One batch of these videos, packed as training would take it."""
+    every = CachedTokenDataset(cache)
+    dataset = CachedTokenDataset(cache, [key for key in keys if key in every.cache])
+    print(f"\n>>> next(iter(token_loader({str(cache)!r}, batch_size={BATCH_SIZE})))")
+    batch: TokenBatch = next(iter(token_loader(dataset, BATCH_SIZE)))
+    print(f"{len(batch)} videos: {', '.join(batch.keys)}")
+    for name in ("tokens", "offsets", "positions", "spans", "mass"):
+        value = getattr(batch, name)
+        print(f"  {name:<10} {list(value.shape)!s:<12} {str(value.dtype).removeprefix('torch.')}")
+    for key, video in zip(batch.keys, batch, strict=True):
+        heaviest = int(video.mass.argmax())
+        start, stop = video.spans[heaviest].tolist()
+        print(
+            f"  {key}: {len(video)} tokens; the heaviest stands for {video.mass[heaviest]:.0f} "
+            f"patches, {start:.1f} to {stop:.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
