@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.projectors import slow_adaptive_pool, slow_bins, slow_mlp
@@ -12,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.functional.merge import merge
+from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, TokenBatch
 
 few = settings(deadline=None, max_examples=25)
@@ -128,7 +130,14 @@ def test_means_stay_exact_under_autocast() -> None:
     assert torch.equal(half.tokens, exact.tokens.bfloat16())
 
 
-@pytest.mark.parametrize("wrong", [0, (0, 3), (3,), (2, 2, 2), "many"])
+@pytest.mark.parametrize("wrong", [0, -4, (0, 3), (3,), [], (2, 2, 2), "many", 2.5, True, None])
 def test_wrong_grids_are_refused(wrong: object) -> None:
-    with pytest.raises(ConfigError, match="tokens_per_frame"):
+    with pytest.raises(ConfigError, match="number of cells or a pair") as caught:
         make("deco", tokens_per_frame=wrong)
+    assert repr(wrong) in str(caught.value)
+
+
+def test_grids_survive_yaml() -> None:
+    config = make("deco", tokens_per_frame=(2, 3)).config
+    data = yaml.safe_load(yaml.safe_dump(config.dump()))
+    assert PROJECTORS.parse(data) == config

@@ -18,6 +18,7 @@ from projector_cases import (
     pruned,
     videos,
 )
+from strategies import video_tokens
 from torch import Tensor
 
 from vidcomp.errors import BudgetError, ShapeError
@@ -98,6 +99,21 @@ def test_geometry_follows_from_provenance(case: str, data: st.DataObject) -> Non
     assert (out.spans[:, 1] >= middle_s - 1e-4).all()
     assert out.spans.min() >= video.spans.min()
     assert out.spans.max() <= video.spans.max()
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - NEEDS_GRID))
+@few
+@given(video=video_tokens(soft=True))
+def test_videos_of_every_kind_are_projected(case: str, video: VideoTokens) -> None:
+    projector = make(case, dim_in=video.tokens.shape[1])
+    out = projector(video)
+    assert out.tokens.dtype == torch.float32
+    assert out.tokens.isfinite().all()
+    assert len(out) == len(video) or out.weights is not None
+    torch.testing.assert_close(provenance(out).sum(dim=1), torch.ones(len(out)), **CLOSE)
+    torch.testing.assert_close(out.mass.sum(), video.mass.sum(), atol=1e-3, rtol=1e-4)
+    assert set(out.extras) == set(video.extras)
+    assert_same(out, projector.many(TokenBatch.pack([video, video]))[1], atol=1e-4, rtol=1e-4)
 
 
 @every_case

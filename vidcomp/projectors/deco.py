@@ -9,10 +9,9 @@ Legend: T frames, H W patches of a frame, I J pooled cells of a frame, D feature
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from vidcomp.errors import BudgetError
@@ -28,18 +27,28 @@ from vidcomp.types import Grid, VideoTokens
 
 __all__ = ["Deco", "DecoConfig"]
 
-Count = Annotated[int, Field(ge=1)]
-
 
 @PROJECTORS.add("deco")
 class DecoConfig(ProjectorConfig):
     """Adaptive average pooling of each frame before an MLP (DeCo)."""
 
-    tokens_per_frame: Count | tuple[Count, Count] = 144
+    tokens_per_frame: int | tuple[int, int] = 144
     """Cells of a pooled frame: a number, laid out as h x w with the aspect nearest the frame's
     among its divisors, or (h, w); more cells than patches repeat patches."""
     depth: int = Field(2, ge=1)
     """Linear layers of the MLP (``layer_num``)."""
+
+    @field_validator("tokens_per_frame", mode="before")
+    @classmethod
+    def _check_cells(cls, value: object) -> object:
+        sizes = [*value] if isinstance(value, list | tuple) else [value]
+        is_pair = isinstance(value, list | tuple) and len(sizes) == 2
+        if not all(type(s) is int and s >= 1 for s in sizes) or not (is_pair or sizes == [value]):
+            raise ValueError(
+                f"'deco' setting 'tokens_per_frame' is a number of cells or a pair (h, w), each at "
+                f"least 1, got {value!r}: pass e.g. 144 or [12, 12]"
+            )
+        return value
 
     def module(self) -> "Deco":
         """A ``Deco`` with torch's default initial weights."""
