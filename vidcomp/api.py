@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from vidcomp.encode.base import EncoderConfig
     from vidcomp.projectors.base import Projector, ProjectorConfig
 
-__all__ = ["Prepared", "compress", "compressor", "encoder", "prepare", "projector", "sampler"]
+__all__ = [
+    "Prepared",
+    "compress",
+    "compressor",
+    "encode_stream",
+    "encoder",
+    "prepare",
+    "projector",
+    "range_s",
+    "sampler",
+]
 
 
 def sampler(name: str, **settings: Any) -> Sampler:  # settings are validated

@@ -17,7 +17,7 @@ from vidcomp.projectors.blocks import mlp
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["Linear", "LinearConfig", "Mlp", "MlpConfig"]
+__all__ = ["Linear", "LinearConfig", "Mlp", "MlpConfig", "RowwiseProjector"]
 
 
 class RowwiseProjector(Projector):

@@ -25,7 +25,7 @@ from vidcomp.projectors.sets import RowSets
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["Perceiver", "PerceiverConfig"]
+__all__ = ["Layer", "Perceiver", "PerceiverConfig"]
 
 
 @PROJECTORS.add("perceiver")

@@ -15,7 +15,16 @@ from vidcomp.store.format import (
     stamp,
 )
 
-__all__ = ["Header", "build_header", "check_header", "entry", "header_length", "parse_header"]
+__all__ = [
+    "Header",
+    "build_header",
+    "check_header",
+    "dumps",
+    "entry",
+    "header_length",
+    "parse_header",
+    "stamp_header",
+]
 
 PREFIX = b'{"__metadata__":{"check":"'
 _PLACEHOLDER = "0" * 16

@@ -17,7 +17,7 @@ from vidcomp.store.pool import OpenFile
 from vidcomp.store.shard import read_shard_header, shard_path
 from vidcomp.store.types import Row
 
-__all__ = ["recover"]
+__all__ = ["recover", "replay"]
 
 _log = logging.getLogger(__name__)
 

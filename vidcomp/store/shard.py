@@ -30,6 +30,7 @@ __all__ = [
     "row_from_json",
     "row_to_json",
     "shard_header",
+    "shard_path",
 ]
 
 KIND = "vidcomp-shard"
