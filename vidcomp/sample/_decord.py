@@ -1,8 +1,9 @@
 """Frames through decord, where its own table of frames agrees with the packets.
 
-decord numbers frames by itself, is built on FFmpeg 4.1, and conceals broken pictures in silence.
-So it is asked only for files in which its count and times equal the scan's, and FFmpeg's log is
-watched: after any error message the frames at hand are not used and another backend decides.
+decord numbers frames by itself, is built on FFmpeg 4.1, gives neighbours for frames of open groups
+of pictures, and conceals broken pictures in silence.  So it is asked only for files without such
+groups in which its count and times equal the scan's, and FFmpeg's log is watched: after any error
+message the frames at hand are not used and another backend decides.
 """
 
 import ctypes
@@ -40,6 +41,8 @@ def decord_objection(scan: Scan) -> str:
         return "it numbers frames wrongly without reliable presentation times"
     if scan.codec == "av1":
         return "it has no AV1 decoder"
+    if scan.has_open_groups:
+        return "it gives wrong frames after a seek into an open group of pictures"
     if not scan.has_duration:
         return "it needs a duration in the header"
     if scan.turns and not scan.container.startswith("mov"):

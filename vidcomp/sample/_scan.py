@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vidcomp.errors import DecodeError
 from vidcomp.sample._container import missing_bytes
+from vidcomp.sample._h264 import key_kind
 from vidcomp.sample._inputs import Place
 from vidcomp.sample._open import open_video, pick_stream
 from vidcomp.types import Source
@@ -66,6 +67,8 @@ class Scan:
     """Pixels as displayed."""
     has_duration: bool
     """The container states how long it is."""
+    has_open_groups: bool
+    """Some frames after a keyframe refer to frames before it (open GOP, intra refresh)."""
     damage: str
 
     def __len__(self) -> int:
@@ -103,6 +106,8 @@ class _Packets:
     decoded_key: bytearray = field(default_factory=bytearray)
     first_key: int | None = None
     """Presentation time of the first keyframe in the order of decoding."""
+    has_soft_key: bool = False
+    """A keyframe of H.264 is not an IDR picture: what follows may refer to what comes before."""
     num_faults: int = 0
     """Packets after the first decoded frame that failed."""
     rotation: int = 0
@@ -142,13 +147,13 @@ def _read_packets(
     import av
 
     found = _Packets()
-    is_vp8 = stream.codec.canonical_name == "vp8"
+    codec = stream.codec.canonical_name
     decoding = True
     try:
         for packet in container.demux(stream):
             pulse()
             if packet.size:
-                _note(packet, found, is_vp8)
+                _note(packet, found, codec)
             if decoding and (packet.size or packet.dts is None):  # the last, empty one flushes
                 decoding = _decode(packet, found) or decode_all
     except av.FFmpegError as error:
@@ -156,15 +161,20 @@ def _read_packets(
     return found
 
 
-def _note(packet: "Packet[VideoStream]", found: _Packets, is_vp8: bool) -> None:
+def _note(packet: "Packet[VideoStream]", found: _Packets, codec: str) -> None:
     pts = _NO_TIME if packet.pts is None else packet.pts
+    is_key = packet.is_keyframe
+    if is_key and codec == "h264":
+        kind = key_kind(memoryview(packet))
+        found.has_soft_key |= kind != "idr"
+        is_key = kind != ""
     found.pts.append(pts)
     found.durations.append(packet.duration or 0)
-    found.is_key.append(packet.is_keyframe)
-    hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the bit show_frame, RFC 6386, 9.1
+    found.is_key.append(is_key)
+    hidden = codec == "vp8" and not memoryview(packet)[0] & 0x10  # show_frame, RFC 6386, 9.1
     found.is_shown.append(not (packet.is_discard or hidden))
     found.is_cut = packet.is_corrupt
-    if packet.is_keyframe and found.first_key is None:
+    if is_key and found.first_key is None:
         found.first_key = pts
 
 
@@ -224,6 +234,7 @@ def _summarise(
         height=packets.size[turns % 2],
         width=packets.size[1 - turns % 2],
         has_duration=container.duration is not None,
+        has_open_groups=_has_open_groups(packets),
         damage=_damage(place, name, stream.frames, packets),
     )
 
@@ -242,6 +253,12 @@ def _expected_frames(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.b
         kept &= (pts >= packets.first_key) | np.isin(pts, np.array(packets.decoded))
     order = np.argsort(pts[kept], kind="stable")
     return pts[kept][order], is_key[kept][order]
+
+
+def _has_open_groups(packets: _Packets) -> bool:
+    pts, is_key = np.array(packets.pts), np.array(packets.is_key, dtype=bool)
+    newest_key = np.maximum.accumulate(np.where(is_key, pts, _NO_TIME))
+    return packets.has_soft_key or bool(((pts < newest_key) & (pts != _NO_TIME)).any())
 
 
 def _decoded_frames(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
