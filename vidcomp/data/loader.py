@@ -1,6 +1,5 @@
 """Batches of cached tokens through torch's own DataLoader."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

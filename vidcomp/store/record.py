@@ -236,15 +236,10 @@ def _source_json(source: SourceId) -> dict[str, Any]:
 def _sparse(tensors: Mapping[str, Tensor], rows: int, columns: int) -> Tensor | None:
     if "weights.value" not in tensors:
         return None
-    index = tensors["weights.index"].to(torch.int64)
-    if index.numel() and (
-        int(index.min()) < 0 or int(index[0].max()) >= rows or int(index[1].max()) >= columns
-    ):
-        raise ValueError("soft provenance points outside of its matrix")
     return torch.sparse_coo_tensor(
-        index,
+        tensors["weights.index"].to(torch.int64),
         tensors["weights.value"],
         (rows, columns),
         is_coalesced=True,
-        check_invariants=False,
+        check_invariants=True,  # indices out of bounds would be read as memory
     )

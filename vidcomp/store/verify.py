@@ -8,7 +8,7 @@ from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
 from vidcomp.store.commit import delta_path, journal_path
 from vidcomp.store.files import explained, list_names, read_file
-from vidcomp.store.format import digest, unescape
+from vidcomp.store.format import digest, is_commit, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.merge import merge_tables
@@ -177,7 +177,7 @@ def _check_journals(root: Path, listing: Listing, report: VerifyReport) -> None:
         else:
             if found.num_bad:
                 _add(report, f"journal {name} has {found.num_bad} damaged lines")
-    for name in list_names(root / "wal", ".part"):
+    for name in filter(is_commit, list_names(root / "wal", ".part")):
         if name not in listing.journals and not journal_path(root, name).exists():
             _add(report, f"part {name} has no journal, so its records cannot be recovered")
 
