@@ -35,7 +35,7 @@ def check_deco(golden: Golden) -> Iterator[Comparison]:
     side, target = math.isqrt(x_BND.shape[1]), math.isqrt(golden.setting("query_num"))
     yield _run(
         golden,
-        x_BND.unflatten(1, (1, side, side)),
+        x_BND.reshape(len(x_BND), 1, side, side, -1),
         "deco",
         dim_in=golden.setting("mm_hidden_size"),
         dim_out=golden.setting("llm_hidden_size"),

@@ -70,7 +70,9 @@ def slow_videochat(x_ND: Tensor, target: int, heads: int) -> Tensor:
 def slow_aks(
     scores: list[float], count: int, t1: float, t2: float, depth: int
 ) -> tuple[list[int], int]:
-    """Frames and the number of runs that they come from."""
+    """Frames and the number of runs that they come from; all frames if they are fewer."""
+    if len(scores) < count:
+        return list(range(len(scores))), 0
     low, high = min(scores), max(scores)
     scores = [(s - low) / (high - low) for s in scores]
     runs: list[tuple[list[int], int]] = []

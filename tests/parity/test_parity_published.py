@@ -91,10 +91,11 @@ def test_aks_of_any_budgets(
 ) -> None:
     scores = draw(num_scores, seed=num_scores).double()
     tensors = {"input.scores": scores}
-    budgets = [3, 16, 33]
+    budgets = [3, 16, 33, num_scores, num_scores + 5]
     for n in budgets:
         frames, num_segments = slow_aks(scores.tolist(), n, t1, t2, depth)
         tensors[f"output.n{n}.frames"] = torch.tensor(frames)
-        tensors[f"output.n{n}.num_segments"] = torch.tensor(num_segments)
+        if num_segments:
+            tensors[f"output.n{n}.num_segments"] = torch.tensor(num_segments)
     parameters = {"n_list": budgets, "t1": t1, "t2": t2, "all_depth": depth}
     assert parity.main([record(tmp_path / "aks.safetensors", "aks", parameters, tensors)]) == 0

@@ -107,7 +107,7 @@ def test_tokens_without_their_grid_are_refused() -> None:
     video = dense(Grid(2, 3, 3))
     merged = merge(video, torch.arange(18) // 2)
     for other in (pruned(Grid(2, 3, 3)), soft(Grid(2, 3, 3)), merged):
-        with pytest.raises(ShapeError, match="dense grid"):
+        with pytest.raises(ShapeError, match="'deco' pools the dense grid"):
             make("deco")(other)
 
 

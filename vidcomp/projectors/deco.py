@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vidcomp.errors import BudgetError
-from vidcomp.functional.geometry import dense
+from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.functional.geometry import dense, is_dense
 from vidcomp.functional.grids import fit_grid
 from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import adaptive_weights, grid_weights
@@ -96,9 +96,20 @@ class Deco(Projector):
     ) -> list[VideoTokens]:
         """Every frame pooled, then the pooled tokens of all videos in one pass."""
         cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
-        pooled = [_pooled(dense(v), c) for v, c in zip(videos, cells, strict=True)]
+        pooled = [_pooled(_dense(v), c) for v, c in zip(videos, cells, strict=True)]
         rows = self.layers(torch.cat(pooled)).split([len(p) for p in pooled])
         return [_follow(v, c, part) for v, c, part in zip(videos, cells, rows, strict=True)]
+
+
+@untraced
+def _dense(video: VideoTokens) -> Tensor:
+    if not is_dense(video):
+        raise ShapeError(
+            f"the projector 'deco' pools the dense grid of an encoder, got {len(video)} tokens of "
+            f"a grid of {tuple(video.grid)} that were merged, dropped or reordered: leave out the "
+            f"compressors, or project with 'mlp' or 'perceiver' after them"
+        )
+    return dense(video)
 
 
 def _pooled(x_THWD: Tensor, cells: Grid) -> Tensor:
