@@ -16,6 +16,8 @@ from pathlib import Path
 from make_clips import write_clips
 
 from vidcomp.data import CachedTokenDataset, token_loader
+from vidcomp.errors import StoreMissError
+from vidcomp.store import open_cache
 from vidcomp.types import TokenBatch
 
 FOLDER = Path("demo")
@@ -27,16 +29,18 @@ def main() -> int:
     parser.add_argument("videos", nargs="*", help="your own files; by default sample clips")
     videos = parser.parse_args().videos or [str(path) for path in sample_clips()]
     cache = FOLDER / "cache"
-    failed = extract(videos, cache)
-    if failed not in (0, 3):  # 3: some videos failed, the others are there
-        return failed
-    if not any((cache / "shards").glob("*")):
-        print("No video could be read, so there is no batch to show.")
-        return failed
-    show_batch(cache, [Path(video).name for video in videos])
-    print(f"\nTry next:  vidcomp show {shlex.quote(videos[0])} --out {FOLDER / 'map.png'}")
-    print(f"           vidcomp cache ls {cache}\n           vidcomp doctor")
-    return failed
+    code = extract(videos, cache)
+    if code not in (0, 3):  # 3: some videos failed, the others are there
+        return code
+    keys = kept(cache, [Path(video).name for video in videos])
+    if not keys:
+        print("None of these videos could be read, so there is no batch to show.")
+        return code
+    show_batch(cache, keys)
+    program = shlex.quote(str(vidcomp_command()))
+    print(f"\nTry next:  {program} show {shlex.quote(videos[0])} --out {FOLDER / 'map.png'}")
+    print(f"           {program} cache ls {cache}\n           {program} doctor")
+    return code
 
 
 def sample_clips() -> list[Path]:
@@ -54,13 +58,27 @@ def extract(videos: list[str], cache: Path) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def kept(cache: Path, keys: list[str]) -> list[str]:
+    """Those of ``keys`` that have a record."""
+    try:
+        held = open_cache(cache)
+    except StoreMissError:
+        return []
+    return [key for key in keys if key in held]
+
+
+def vidcomp_command() -> Path:
+    """The command of this environment, as short as it can be typed here."""
+    path = Path(sys.executable).with_name("vidcomp")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def show_batch(cache: Path, keys: list[str]) -> None:
     """One batch of these videos, packed as training would take it."""
-    every = CachedTokenDataset(cache)
-    dataset = CachedTokenDataset(cache, [key for key in keys if key in every.cache])
+    dataset = CachedTokenDataset(cache, keys)
     print(f"\n>>> next(iter(token_loader({str(cache)!r}, batch_size={BATCH_SIZE})))")
     batch: TokenBatch = next(iter(token_loader(dataset, BATCH_SIZE)))
-    print(f"{len(batch)} videos: {', '.join(batch.keys)}")
+    print(f"{len(batch)} video{'s' * (len(batch) != 1)}: {', '.join(batch.keys)}")
     for name in ("tokens", "offsets", "positions", "spans", "mass"):
         value = getattr(batch, name)
         print(f"  {name:<10} {list(value.shape)!s:<12} {str(value.dtype).removeprefix('torch.')}")
