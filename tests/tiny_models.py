@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from vidcomp.types import Frames
+
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 CLIP_COLORS = {
@@ -321,6 +323,29 @@ PYTORCHVIDEO_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """For the encoder ``pytorchvideo``: the config.json that stands beside the weights."""
+
+
+def random_frames(
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    seed: int = 0,
+    first_index: int = 0,
+    **fields: Any,
+) -> Frames:
+    """Noise in the layout that decoders give; frame ``i`` is shown from i / 2 s for 0.4 s."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_frames, height, width, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    index = torch.arange(first_index, first_index + num_frames, dtype=torch.float64)
+    return Frames(
+        data=pixels.permute(0, 3, 1, 2),
+        pts_s=index / 2,
+        duration_s=torch.full_like(index, 0.4),
+        first_index=first_index,
+        **fields,
+    )
 
 
 def save_tiny(name: str, folder: Path, *, seed: int = 0) -> Path:

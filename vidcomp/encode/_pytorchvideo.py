@@ -7,6 +7,7 @@ are imported and are removed again, so that whoever looks for torchvision later 
 
 import importlib
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -25,17 +26,24 @@ def import_models(module: str, name: str) -> Any:
     """
     path = f"pytorchvideo.models.{module}"
     try:
-        try:
-            return getattr(importlib.import_module(path), name)
-        except (ImportError, RuntimeError):
-            if _works("torchvision"):
-                raise
-            return getattr(_import_without_torchvision(path), name)
+        with warnings.catch_warnings():
+            # Its own use of torch.jit is old; nobody here can change that.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return getattr(_import(path), name)
     except (ImportError, RuntimeError, AttributeError) as error:
         raise MissingExtraError(
             f"the encoder 'pytorchvideo' needs the package pytorchvideo, which cannot be imported "
             f"({error}): run `pip install pytorchvideo`"
         ) from error
+
+
+def _import(path: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except (ImportError, RuntimeError):
+        if _works("torchvision"):
+            raise
+        return _import_without_torchvision(path)
 
 
 def _import_without_torchvision(path: str) -> ModuleType:

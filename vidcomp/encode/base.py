@@ -28,6 +28,12 @@ class EncoderConfig(Config, ABC):
     resize: Resize | None = None
     """How pictures are brought to size; by default as the encoder was trained."""
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch's type."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
     @abstractmethod
     def build(
         self,

@@ -46,7 +46,7 @@ class ClipEncoder(Encoder):
             raise ShapeError(f"batch_size is at least 1 frame, got {batch_size}: raise it")
         self.config = config
         self.resize = resize
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self.dtype = config.torch_dtype
         self.device = torch.device(device)
         self.batch_size = batch_size
 

@@ -80,11 +80,11 @@ class HfEncoder(ClipEncoder):
 
     def __init__(self, config: Hf, *, device: str, compile: bool, batch_size: int) -> None:  # noqa: A002
         checkpoint = find_checkpoint(config.model, config.revision)
+        model = load_tower(checkpoint, config.torch_dtype, needs_head=config.saliency)
         processor = read_processor(checkpoint)
         self._normalize = Normalize.of(processor, device)
         resize = with_mean_fill(config.resize or resize_of(processor), self._normalize)
         super().__init__(config, resize, device=device, batch_size=batch_size)
-        model = load_tower(checkpoint, self.dtype, needs_head=config.saliency)
         self._type = str(model.config.model_type)
         self.patch = _stride(model.config, config.model)
         self._native = pair(size) if (size := getattr(model.config, "image_size", None)) else None

@@ -90,11 +90,11 @@ class HfClipEncoder(ClipEncoder):
         batch_size: int,
     ) -> None:
         checkpoint = find_checkpoint(config.model, config.revision)
+        model = load_tower(checkpoint, config.torch_dtype)
         processor = read_processor(checkpoint)
         self._normalize = Normalize.of(processor, device)
         resize = with_mean_fill(config.resize or resize_of(processor), self._normalize)
         super().__init__(config, resize, device=device, batch_size=batch_size)
-        model = load_tower(checkpoint, self.dtype)
         self._type = str(model.config.model_type)
         self._family = _family_of(model.config, config.model)
         self._native = pair(getattr(model.config, self._family.size))
