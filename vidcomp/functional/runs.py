@@ -80,22 +80,7 @@ def joins_above(
     if reference == "previous":
         score_N = _scores_to_previous(x_ND, found)
         return (score_N >= min_cosine) & ~found.starts, score_N
-    score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
-    if not len(found.rows):
-        return found.starts.clone(), score_N
-    weight_N1 = wide(mass_N)[:, None]
-    run_CD, run_mass_C1 = wide(x_ND[found.rows[0]]), weight_N1[found.rows[0]]
-    for row_C in found.rows[1:]:
-        present = (row_C >= 0).nonzero().squeeze(1)
-        row = row_C[present]
-        x, run, run_mass = wide(x_ND[row]), run_CD[present], run_mass_C1[present]
-        score = paired_cosine(x, run).float()
-        score_N[row] = score
-        joins = (score >= min_cosine)[:, None]
-        mass = run_mass + weight_N1[row]
-        joint = run if reference == "first" else run + (x - run) * (weight_N1[row] / mass)
-        run_CD[present] = torch.where(joins, joint, x)
-        run_mass_C1[present] = torch.where(joins, mass, weight_N1[row])
+    score_N = _scores_to_runs(x_ND, mass_N, found, min_cosine, reference)
     return (score_N >= min_cosine) & ~found.starts, score_N
 
 
@@ -139,3 +124,36 @@ def _scores_to_previous(x_ND: Tensor, found: Chains) -> Tensor:
         row = later_C[present]
         score_N[row] = paired_cosine(x_ND[row], x_ND[earlier_C[present]]).float()
     return score_N
+
+
+def _scores_to_runs(
+    x_ND: Tensor, mass_N: Tensor, found: Chains, min_cosine: float, reference: Reference
+) -> Tensor:
+    """All chains at once, one step of time after the other."""
+    score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
+    if not len(found.rows):
+        return score_N
+    mass_N1 = wide(mass_N)[:, None]
+    first_C = found.rows[0]
+    run_CD, run_mass_C1 = wide(x_ND[first_C]), mass_N1[first_C]
+    for row_C in found.rows[1:]:
+        row, present = row_C.clamp(min=0), row_C >= 0  # a chain that has ended is never read again
+        x_CD = wide(x_ND[row])
+        score_C = _cosine(x_CD, run_CD).float()
+        score_N[row_C[present]] = score_C[present]
+        joins_C1 = (score_C >= min_cosine)[:, None]
+        joint_CD = run_CD
+        if reference == "mean":
+            mass_C1 = torch.where(joins_C1, run_mass_C1, 0) + mass_N1[row]
+            joint_CD = torch.lerp(run_CD, x_CD, mass_N1[row] / mass_C1)
+            run_mass_C1 = mass_C1
+        run_CD = torch.where(joins_C1, joint_CD, x_CD)
+    return score_N
+
+
+def _cosine(x_CD: Tensor, y_CD: Tensor) -> Tensor:
+    """As ``similarity.paired_cosine``, without its care for squares that overflow in float64."""
+    norms_C = x_CD.norm(dim=1) * y_CD.norm(dim=1)
+    alike_C = (x_CD * y_CD).sum(dim=1) / torch.where(norms_C > 0, norms_C, 1)
+    both_zero_C = (x_CD == 0).all(dim=1) & (y_CD == 0).all(dim=1)
+    return torch.where(both_zero_C, 1, alike_C)

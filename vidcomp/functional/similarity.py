@@ -15,7 +15,7 @@ from vidcomp.functional.reduce import real, wide
 
 __all__ = ["best_match", "cosine", "paired_cosine", "unit"]
 
-_BLOCK = 1 << 24
+_BLOCK = 1 << 22
 """Similarities that are held at a time."""
 
 
