@@ -41,9 +41,8 @@ class DecoConfig(ProjectorConfig):
     @field_validator("tokens_per_frame", mode="before")
     @classmethod
     def _check_cells(cls, value: object) -> object:
-        sizes = [*value] if isinstance(value, list | tuple) else [value]
-        is_pair = isinstance(value, list | tuple) and len(sizes) == 2
-        if not all(type(s) is int and s >= 1 for s in sizes) or not (is_pair or sizes == [value]):
+        sizes = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+        if not all(type(size) is int and size >= 1 for size in sizes):
             raise ValueError(
                 f"'deco' setting 'tokens_per_frame' is a number of cells or a pair (h, w), each at "
                 f"least 1, got {value!r}: pass e.g. 144 or [12, 12]"
