@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 import store_crash_child as child
@@ -190,7 +191,7 @@ def test_without_locks_only_a_process_that_is_gone_is_dead(abandoned, monkeypatc
     assert recover(path) == []
     rewrite_first_line(path, name, pids="another container's")
     assert recover(path) == []
-    here = str(os.readlink("/proc/self/ns/pid"))
+    here = str(Path("/proc/self/ns/pid").readlink())
     rewrite_first_line(path, name, pid=2**22 + 1, pids=here)  # above the largest pid of Linux
     assert recover(path) == [name]
 

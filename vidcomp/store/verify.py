@@ -220,7 +220,9 @@ def _record_problem(file: OpenFile, row: Row, deep: bool) -> str | None:
         about = read_meta(bytes(data[size:]))
     except StoreError as error:
         return str(error)
-    return None if about["key"] == row.key else "its bytes belong to another key"
+    if about["key"] != row.key or about.get("grid") != list(row.counts.grid):
+        return "its bytes belong to another key or grid than the index says"
+    return None
 
 
 def _open(root: Path, name: str) -> OpenFile | None:
