@@ -28,9 +28,8 @@ def real(x: Tensor) -> Tensor:
 
 
 def norms(x_ND: Tensor) -> Tensor:
-    """[...] Euclidean norms of rows, float32 or float64 if ``x_ND`` is; no gradient."""
-    norm_N = torch.cat([wide(part).norm(dim=-1) for part in _parts(x_ND.detach())])
-    return norm_N if x_ND.dtype == torch.float64 else norm_N.float()
+    """[N] float32 Euclidean norms of rows, added up in the wide type; no gradient."""
+    return torch.cat([wide(part).norm(dim=-1).float() for part in _parts(x_ND.detach())])
 
 
 def group_sum(

@@ -1,9 +1,9 @@
 """Cosine similarities that rank alike with any number of threads, blocks and devices.
 
-Products are added up in float64 and rounded to float32 (float64 stays), so that equal vectors have
-equal similarities wherever they lie: matrix kernels treat rows at their edges differently, and in
-float32 the difference would decide ties.  A zero vector is like other zero vectors (1) and unlike
-all else (0): black patches that do not change are static.
+Products are added up in float64 and rounded to float32, so that equal vectors have equal
+similarities wherever they lie: matrix kernels treat rows at their edges differently, and without
+the rounding the last bit would decide ties.  A zero vector is like other zero vectors (1) and
+unlike all else (0): black patches that do not change are static.
 
 Legend: N M rows, D features.
 """
@@ -11,7 +11,7 @@ Legend: N M rows, D features.
 import torch
 from torch import Tensor
 
-from vidcomp.functional.reduce import real, wide
+from vidcomp.functional.reduce import wide
 
 __all__ = ["best_match", "cosine", "paired_cosine", "unit"]
 
@@ -32,18 +32,18 @@ def unit(x_ND: Tensor) -> Tensor:
 
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    """[N, M] cosines, float32 or float64 if ``x_ND`` is; a matrix: for small N * M."""
-    return _as_real(_directions(x_ND) @ _directions(y_MD).mT, x_ND)
+    """[N, M] float32 cosines; a matrix: for small N * M."""
+    return (_directions(x_ND) @ _directions(y_MD).mT).float()
 
 
 def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """[...] cosines of rows at the same place, float32 or float64 if ``x_ND`` is.
+    """[...] float32 cosines of rows at the same place.
 
     Args:
         x_ND: [..., D] any float type.
         y_ND: [..., D] of the same shape.
     """
-    return _as_real((_directions(x_ND) * _directions(y_ND)).sum(dim=-1), x_ND)
+    return (_directions(x_ND) * _directions(y_ND)).sum(dim=-1).float()
 
 
 def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,15 +56,16 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
         y_MD: at least one row.
 
     Returns:
-        [N] cosines (float32, or float64 if ``x_ND`` is) and [N] int64 rows of ``y_MD``.
+        [N] float32 cosines and [N] int64 rows of ``y_MD``.
     """
     columns_DM = _directions(y_MD).mT
     found = []
     for block_ND in torch.split(x_ND, max(1, _BLOCK // len(y_MD))):
-        cosine_NM = _as_real(_directions(block_ND) @ columns_DM, x_ND)
-        found.append(cosine_NM.max(dim=1))
+        found.append((_directions(block_ND) @ columns_DM).float().max(dim=1))
     if not found:
-        return real(x_ND.new_zeros(0)), torch.zeros(0, dtype=torch.int64, device=x_ND.device)
+        return torch.zeros(0, device=x_ND.device), torch.zeros(
+            0, dtype=torch.int64, device=x_ND.device
+        )
     values, indices = zip(*found, strict=True)
     return torch.cat(values), torch.cat(indices)
 
@@ -74,7 +75,3 @@ def _directions(x_ND: Tensor) -> Tensor:
     unit_ND = unit(x_ND)
     is_zero_N1 = (x_ND == 0).all(dim=-1, keepdim=True)
     return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)
-
-
-def _as_real(similarity: Tensor, like: Tensor) -> Tensor:
-    return similarity if like.dtype == torch.float64 else similarity.float()
