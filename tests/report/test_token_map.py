@@ -59,7 +59,8 @@ def test_only_tokens_that_span_frames_are_coloured():
     orange = (230, 159, 0)
     assign = torch.tensor([0, 1, 0, 2])
     colours = colours_of(token_map(flat_frames(2), video_of(assign, Grid(2, 1, 2))))
-    tinted = tuple(round(p + 0.2 * (o - p)) for p, o in zip(PINK, orange, strict=True))
+    darker = sum(PINK) / 3 / 255 + 0.25
+    tinted = tuple(round(p + 0.25 * (darker * o - p)) for p, o in zip(PINK, orange, strict=True))
     assert colours[orange] > 0
     # A panel's left half inside its outline, twice.
     assert colours[tinted] == pytest.approx(colours[PINK], rel=0.15)

@@ -37,7 +37,7 @@ _COLOURS = (
     (0, 114, 178),
 )
 _PANEL_AREA = 360 * 202
-_TINT = 0.2
+_TINT = 0.25
 _HAIRLINE = 0.5
 _SHADOW = 0.5
 
@@ -197,7 +197,9 @@ def _paint(pixels: Pixels, token: Labels, style: _Style, line: int) -> NDArray[n
     # Neither black nor white: a lost patch must look lost in a dark and in a bright scene.
     out[lost] = 0.25 * pixels[lost].mean(axis=-1, keepdims=True) + 40
     spanning, group, colour = style.is_spanning[token], style.is_group[token], style.colour[token]
-    out[spanning] += _TINT * (colour - out)[spanning]
+    # Dark pixels get a darker tint, or a night would look like day.
+    brightness = np.minimum(1, pixels.mean(axis=-1, keepdims=True) / 255 + 0.25)
+    out[spanning] += _TINT * (brightness * colour - out)[spanning]
     edge, inner = _border(token, 1), _border(token, 2)
     alone = group & ~spanning
     single = ~group & ~lost
