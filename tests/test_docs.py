@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from clips import moving_square, write_clip
 
 from vidcomp.config import Recipe, recipe_names
+from vidcomp.pipelines.cli import main
 from vidcomp.registry import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,39 +30,43 @@ def commands(text):
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder with a clip and a folder of clips, as the documents assume."""
+def place(tmp_path, monkeypatch):
+    """The current folder, with a clip and a folder of clips, as the documents assume."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "clips").mkdir()
     for name in ("clip.mp4", "clips/clip.mp4", "clips/other.mp4"):
         write_clip(tmp_path / name, moving_square(40, 72, 96, seed=len(name)), fps=10)
     return tmp_path
 
 
-def run_in(place, *command):
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+def run_python(code):
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def vidcomp_command(place, line):
-    words = shlex.split(line, comments=True)
-    assert words[0] == "vidcomp"
-    return run_in(place, sys.executable, "-m", "vidcomp.pipelines.cli", *words[1:])
+def vidcomp_command(line):
+    """Runs a command line in this process, which spares the imports; returns what it prints."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "vidcomp"
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+    return done.stdout
 
 
 def test_the_python_of_the_readme_runs(place):
     (code,) = blocks(README, "python")
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 20
-    vidcomp_command(place, "vidcomp extract clips/ --out cache/ --workers 1")
-    printed = run_in(place, sys.executable, "-W", "error", "-c", code)
-    assert "torch.Size([196, 48])" in printed
+    vidcomp_command("vidcomp extract clips/ --out cache/ --workers 1")
+    assert "torch.Size([196, 48])" in run_python(code)
 
 
 def test_the_commands_of_the_readme_run(place):
     lines = commands(README)
     assert len(lines) > 10
-    printed = [vidcomp_command(place, line) for line in lines]
+    printed = [vidcomp_command(line) for line in lines]
     assert "already cached" in printed[1]
     assert (place / "map.png").stat().st_size > 1000
     assert (place / "part.png").stat().st_size > 1000
@@ -68,7 +74,7 @@ def test_the_commands_of_the_readme_run(place):
 
 @pytest.mark.parametrize("code", blocks(GUIDE, "python"), ids=lambda code: code.split("@")[-1][:9])
 def test_the_python_of_the_guide_runs(place, code):
-    run_in(place, sys.executable, "-W", "error", "-c", code)
+    run_python(code)
 
 
 def test_the_recipe_of_the_guide_parses():
