@@ -9,25 +9,23 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from vidcomp.api import prepare
 from vidcomp.config import Recipe, differences, fingerprint, identity
-from vidcomp.errors import StoreMissError, StoreStaleError, VidcompError
+from vidcomp.errors import StoreMissError, StoreStaleError
 from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
 
 from .engine import Done, Engine, Failed
 from .inputs import Item, source_id
 from .records import ErrorLog, ErrorRecord
+from .summary import Summary, sentence
 
-__all__ = ["Options", "Plan", "Row", "Summary", "extract", "make_plan"]
-
-_ROWS = 60
-"""Items that are reported one by one; larger runs report counts and failures."""
+__all__ = ["Options", "Plan", "extract", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,59 +61,6 @@ class Plan:
     todo: list[Item]
     cached: list[Item]
     failed_before: list[ErrorRecord]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the result table."""
-
-    clip: str
-    status: str
-    duration_s: float | None = None
-    frames: int | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    seconds: float | None = None
-    error: str = ""
-
-    @property
-    def reduction_factor(self) -> float | None:
-        """Tokens before over tokens kept."""
-        if not self.tokens_in or not self.tokens_out:
-            return None
-        return self.tokens_in / self.tokens_out
-
-
-@dataclass(slots=True, kw_only=True)
-class Summary:
-    """What a run did; ``exit_code`` is the command's."""
-
-    store: str
-    recipe: str
-    fingerprint: str
-    planned: int
-    done: int = 0
-    cached: int = 0
-    failed: int = 0
-    failed_before: int = 0
-    stopped: bool = False
-    seconds: float = 0.0
-    waits: dict[str, float] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all there, 1 some neither done nor failed, 3 some failed, 4 stopped by the limit."""
-        if self.stopped:
-            return 4
-        if self.done + self.cached + self.failed + self.failed_before < self.planned:
-            return 1
-        return 3 if self.failed or self.failed_before else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"exit_code": self.exit_code}
 
 
 def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options) -> Plan:
@@ -171,21 +116,12 @@ def extract(
     with suppress(StoreMissError):
         recover(out)  # what a run that was killed had finished is not done again
     plan = make_plan(items, out, recipe, options)
-    summary = Summary(
-        store=str(out),
-        recipe=recipe_name,
-        fingerprint="",
-        planned=len(items),
-        cached=len(plan.cached),
-        failed_before=len(plan.failed_before),
-        failures=[_failure(r.key, r.path, r.stage, r.message) for r in plan.failed_before],
-        rows=[Row(clip=r.key, status="failed before", error=r.message) for r in plan.failed_before],
-    )
+    summary = Summary(store=str(out), recipe=recipe_name, planned=len(items))
+    _report_cached(plan.cached, out, summary)
+    for record in plan.failed_before:
+        summary.add_failed_before(record.key, record.path, record.stage, record.message)
     if plan.todo:
         _run(plan.todo, out, recipe, options, summary, progress)
-    else:
-        summary.fingerprint = TokenCache.open(out).manifest.fingerprint if plan.cached else ""
-    summary.rows = _cached_rows(plan.cached[:_ROWS], out) + summary.rows[:_ROWS]
     summary.seconds = time.perf_counter() - started
     return summary
 
@@ -221,7 +157,11 @@ def _run(
 
             with closing(engine.run(prepared, todo, write)) as outcomes:
                 for outcome in outcomes:
-                    _count(outcome, summary, log, options)
+                    if isinstance(outcome, Failed):
+                        if options.on_error == "raise":
+                            raise outcome.error
+                        _log(outcome, log, summary, options)
+                    summary.add(outcome)
                     if progress is not None:
                         progress(outcome, engine)
                     if options.max_failures is not None and summary.failed > options.max_failures:
@@ -230,33 +170,21 @@ def _run(
     summary.waits = {k: round(v, 3) for k, v in asdict(engine.waits).items()}
 
 
-def _count(outcome: Done | Failed, summary: Summary, log: ErrorLog, options: Options) -> None:
-    if isinstance(outcome, Done):
-        summary.done += 1
-        if len(summary.rows) < _ROWS:
-            summary.rows.append(_row(outcome))
-        return
-    if options.on_error == "raise":
-        raise outcome.error
-    summary.failed += 1
-    item, message = outcome.item, _sentence(outcome.error)
+def _log(failed: Failed, log: ErrorLog, summary: Summary, options: Options) -> None:
+    item, before = failed.item, log.get(failed.item.key)
     source = source_id(item.path, content=options.content_identity)
-    before = log.get(item.key)
     log.add(
         ErrorRecord(
             key=item.key,
             path=item.path,
-            stage=outcome.stage,
-            error=type(outcome.error).__name__,
-            message=message,
+            stage=failed.stage,
+            error=type(failed.error).__name__,
+            message=sentence(failed.error),
             source=None if source is None else asdict(source),
             fingerprint=summary.fingerprint,
             attempts=1 if before is None else before.attempts + 1,
         )
     )
-    summary.failures.append(_failure(item.key, item.path, outcome.stage, message))
-    if len(summary.rows) < _ROWS:
-        summary.rows.append(Row(clip=item.key, status="failed", error=message))
 
 
 def _committed(out: Path, recipe: Recipe) -> dict[str, SourceId | None]:
@@ -274,35 +202,16 @@ def _committed(out: Path, recipe: Recipe) -> dict[str, SourceId | None]:
     return {key: cache.info(key).source for key in cache.keys()}  # noqa: SIM118  # not a dict
 
 
-def _cached_rows(items: Sequence[Item], out: Path) -> list[Row]:
+def _report_cached(items: Sequence[Item], out: Path, summary: Summary) -> None:
     if not items:
-        return []
+        return
     cache = TokenCache.open(out)
-    return [
-        Row(clip=item.key, status="cached", tokens_out=cache.info(item.key).num_tokens, **shown)
-        for item in items
-        for shown in [_shown(cache.meta(item.key))]
-    ]
-
-
-def _shown(meta: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "duration_s": meta.get("seconds"),
-        "frames": meta.get("num_frames"),
-        "tokens_in": meta.get("tokens_in"),
-    }
-
-
-def _row(done: Done) -> Row:
-    return Row(
-        clip=done.item.key,
-        status="damaged" if done.source is not None and done.source.damage else "ok",
-        duration_s=done.num_seconds,
-        frames=done.num_frames,
-        tokens_in=done.num_tokens_in,
-        tokens_out=len(done.video),
-        seconds=done.seconds,
-    )
+    summary.cached = len(items)
+    summary.fingerprint = cache.manifest.fingerprint
+    for item in items:
+        if summary.is_full:
+            break
+        summary.add_cached(item.key, cache.info(item.key).num_tokens, cache.meta(item.key))
 
 
 def _meta(done: Done, versions: dict[str, str]) -> dict[str, Any]:
@@ -326,13 +235,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _failure(key: str, path: str, stage: str, message: str) -> dict[str, str]:
-    return {"key": key, "path": path, "stage": stage, "error": message}
-
-
-def _sentence(error: Exception) -> str:
-    """One line about an error; ours already are one."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, VidcompError) else f"{type(error).__name__}: {text}"

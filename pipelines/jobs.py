@@ -13,9 +13,10 @@ from vidcomp.budget import Budget
 from vidcomp.config import Recipe, load_recipe
 
 from .engine import Done, Engine, Failed
-from .extract import Options, Plan, Summary, extract, make_plan
+from .extract import Options, Plan, extract, make_plan
 from .inputs import Item, Manifest, expand, shard
 from .output import format_summary, print_json
+from .summary import Summary
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
 
@@ -155,5 +156,5 @@ class _progress:  # noqa: N801  # used like a function
                 shown[f"{name}-wait"] = f"{getattr(engine.waits, f'{name}_s') / elapsed:.0%}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, Failed) and not self._bar.disable:
             self._bar.write(f"failed: {outcome.error}", file=sys.stderr)

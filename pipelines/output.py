@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .extract import Row, Summary
+from .summary import Row, Summary
 
 __all__ = ["format_summary", "format_table", "print_json"]
 

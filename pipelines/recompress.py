@@ -19,8 +19,8 @@ from vidcomp.store import CacheWriter, TokenCache
 from vidcomp.types import VideoTokens
 
 from .engine import Done, Failed
-from .extract import Row, Summary
 from .inputs import Item
+from .summary import Summary
 
 __all__ = ["recompress"]
 
@@ -52,7 +52,8 @@ def recompress(
     if Path(source).resolve() == Path(out).resolve():
         raise ConfigError(f"recompress writes another cache than {source}: pass another --out")
     cache = TokenCache.open(source)
-    settings = _sections(cache.manifest.identity, recipe, overrides, budget)
+    source_recipe = {**cache.manifest.identity, "store": cache.manifest.settings.dump()}
+    settings = _sections(source_recipe, recipe, overrides, budget)
     pipeline = Pipeline(stages=settings.compress.stages)
     identity = {
         **cache.manifest.identity,
@@ -64,7 +65,7 @@ def recompress(
     with CacheWriter(
         out, identity=identity, weights=cache.manifest.weights, settings=settings.store
     ) as writer:
-        committed = writer.committed()
+        committed, made = writer.committed(), TokenCache.open(out)
         summary = Summary(
             store=str(out),
             recipe=recipe or "of the source",
@@ -72,17 +73,16 @@ def recompress(
             planned=len(keys),
         )
         for key in keys:
-            if key in committed:
+            made_from = cache.info(key).source
+            if key in committed and committed[key] == made_from:
                 summary.cached += 1
+                summary.add_cached(key, made.info(key).num_tokens, made.meta(key))
                 continue
             outcome = _one(cache, key, pipeline, settings)
             if isinstance(outcome, Done):
                 meta = {**cache.meta(key), "tokens_in": outcome.num_tokens_in}
-                writer.add(key, outcome.video, meta, cache.info(key).source)
-                summary.done += 1
-                summary.rows.append(_row(outcome))
-            else:
-                _fail(summary, outcome)
+                writer.add(key, outcome.video, meta, made_from)
+            summary.add(outcome)
             if progress is not None:
                 progress(outcome, None)
     summary.seconds = time.perf_counter() - started
@@ -136,25 +136,4 @@ def _one(cache: TokenCache, key: str, pipeline: Pipeline, settings: _Sections) -
         num_tokens_in=len(video),
         seconds=time.perf_counter() - started,
         source=None,
-    )
-
-
-def _row(done: Done) -> Row:
-    return Row(
-        clip=done.item.key,
-        status="ok",
-        duration_s=done.num_seconds,
-        frames=done.num_frames,
-        tokens_in=done.num_tokens_in,
-        tokens_out=len(done.video),
-        seconds=done.seconds,
-    )
-
-
-def _fail(summary: Summary, failed: Failed) -> None:
-    summary.failed += 1
-    summary.rows.append(Row(clip=failed.item.key, status="failed", error=str(failed.error)))
-    item, reason = failed.item, str(failed.error)
-    summary.failures.append(
-        {"key": item.key, "path": item.path, "stage": failed.stage, "error": reason}
     )

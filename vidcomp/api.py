@@ -12,6 +12,7 @@ from vidcomp.compress.base import Compressor
 from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
+from vidcomp.errors import ConfigError
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
@@ -56,6 +57,7 @@ def encoder(
     Raises:
         ConfigError: an unknown name or setting, or weights that cannot be found.
     """
+    _check_device(device)
     built: Encoder = ENCODERS.make(name, **settings).build(device=device, compile=compile)
     return built
 
@@ -76,6 +78,7 @@ def projector(name: str, *, device: str = "cpu", **settings: Any) -> "Projector"
     Raises:
         ConfigError: an unknown name or setting.
     """
+    _check_device(device)
     built: Projector = PROJECTORS.make(name, **settings).build(device=device)
     return built
 
@@ -175,11 +178,18 @@ def prepare(recipe: Recipe, *, device: str = "cpu", compile: bool = False) -> Pr
         ConfigError: weights cannot be found or do not fit.
         MissingExtraError: an optional package is needed.
     """
+    _check_device(device)
     encode = cast("EncoderConfig", recipe.encode)
     project = cast("ProjectorConfig | None", recipe.project)
+    built = encode.build(device=device, compile=compile)
+    if project is not None and project.dim_in != built.dim:
+        raise ConfigError(
+            f"the projector {project.name!r} takes tokens of {project.dim_in} features and the "
+            f"encoder {encode.name!r} gives {built.dim}: set project.dim_in={built.dim}"
+        )
     return Prepared(
         recipe=recipe,
-        encoder=encode.build(device=device, compile=compile),
+        encoder=built,
         pipeline=None if recipe.compress is None else Pipeline(stages=recipe.compress.stages),
         projector=None if project is None else project.build(device=device).eval(),
     )
@@ -232,6 +242,16 @@ def encode_stream(
         num_frames += len(chunk) - chunk.num_padded
         source = chunk.source
     return VideoTokens.cat(parts), num_frames, range_s(source, request)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the device {device!r} cannot be used ({reason}): vidcomp doctor shows what works here"
+        ) from error
 
 
 def range_s(source: Source | None, request: DecodeRequest) -> float:
