@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -97,7 +97,7 @@ def _draw_record(cache: TokenCache, key: str, recipe: Recipe, max_frames: int) -
     made_with = _recipe_of(cache.manifest.identity, recipe)
     request = DecodeRequest(
         path=_source_path(cache, key, meta),
-        sampler=made_with.sample,
+        sampler=cast("Sampler", made_with.sample),
         resize=_resize(made_with),
         start_s=meta.get("start_s"),
         end_s=meta.get("end_s"),
