@@ -15,7 +15,7 @@ from torch import Tensor
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import first_patches, raster_order
 from vidcomp.functional.provenance import compose, patch_weights
-from vidcomp.functional.reduce import group_max, group_min, group_sum, wide
+from vidcomp.functional.reduce import follow, group_max, group_min, group_sum, wide
 from vidcomp.types import VideoTokens
 
 __all__ = ["float_rows", "merge", "merge_by_assignment", "merge_in_order", "resample"]
@@ -69,7 +69,7 @@ def merge(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
     order_K = raster_order(mean_K3, first_K)
     rank_K = torch.empty_like(order_K)
     rank_K[order_K] = torch.arange(num_groups, device=order_K.device)
-    return merge_in_order(video, torch.where(assign_N < 0, -1, rank_K[assign_N]))
+    return merge_in_order(video, follow(assign_N, rank_K))
 
 
 def merge_in_order(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
@@ -84,7 +84,7 @@ def merge_in_order(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
     stop_K = group_max(video.spans[:, 1], assign_N, num_groups)
     assign, weights = video.assign, video.weights
     if assign is not None:
-        assign = torch.where(assign < 0, -1, assign_N[assign])
+        assign = follow(assign, assign_N.clamp(min=-1))
     if weights is not None:
         _, share_N = _shares(video.mass, assign_N, num_groups)
         kept_E = (assign_N >= 0).nonzero().squeeze(1)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["group_max", "group_min", "group_sum", "norms", "real", "wide"]
+__all__ = ["follow", "group_max", "group_min", "group_sum", "norms", "real", "wide"]
 
 _BLOCK = 1 << 24
 """Numbers that a reduction holds at a time beside its input and output (128 MiB)."""
@@ -30,6 +30,11 @@ def real(x: Tensor) -> Tensor:
 def norms(x_ND: Tensor) -> Tensor:
     """[N] float32 Euclidean norms of rows, added up in the wide type; no gradient."""
     return torch.cat([wide(part).norm(dim=-1).float() for part in _parts(x_ND.detach())])
+
+
+def follow(index_N: Tensor, table_K: Tensor) -> Tensor:
+    """[N] int64 ``table_K[index_N]``, or -1 where the index is negative."""
+    return torch.cat([table_K, table_K.new_full((1,), -1)])[index_N.clamp(min=-1)]
 
 
 def group_sum(
