@@ -10,11 +10,14 @@ Legend: B pictures, M heads, N tokens, D features of a head.
 """
 
 import copy
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vidcomp.encode.watch import Watch
 from vidcomp.errors import ConfigError
 
 __all__ = ["Probe", "probe_class_token", "probe_pooling_head"]
@@ -43,24 +46,15 @@ class Probe:
         return weights
 
 
-def probe_pooling_head(model: nn.Module) -> Probe | None:
-    """A probe on the attention of the pooling head, or ``None`` if the model has none."""
+def probe_pooling_head(model: Any) -> Watch | None:
+    """A watch on the attention of the pooling head, or ``None`` if the model has none."""
     head: Any = getattr(model, "head", None)
-    probe = Probe()
     if isinstance(getattr(head, "attention", None), nn.MultiheadAttention):
-
-        def keep_mean(_: nn.Module, __: Any, output: Any) -> None:
-            probe.weights_BN = output[1][:, 0].float()  # torch gives the mean over heads
-
-        head.attention.register_forward_hook(keep_mean)
-        return probe
+        head.attention = watch = Watch(head.attention, _mean_row)
+        return watch
     if isinstance(head, nn.Module) and hasattr(head, "cls_token") and hasattr(head, "k_proj"):
-
-        def keep_row(module: nn.Module, args: Any) -> None:
-            probe.weights_BN = _pooling_row(module, args[0])
-
-        head.register_forward_pre_hook(keep_row)
-        return probe
+        model.head = watch = Watch(head, partial(_pooling_row, head))
+        return watch
     return None
 
 
@@ -111,11 +105,17 @@ def _fused_with_row(
     return output, None
 
 
-def _pooling_row(head: Any, hidden_BND: Tensor) -> Tensor:
+def _mean_row(_: tuple[Any, ...], __: Mapping[str, Any], output: Any) -> Tensor:
+    """[B, N] float32: SigLIP's head; torch's attention module gives the mean over heads."""
+    row: Tensor = output[1][:, 0].float()
+    return row
+
+
+def _pooling_row(head: Any, args: tuple[Any, ...], _: Mapping[str, Any], __: Any) -> Tensor:
     """[B, N] float32: AIMv2's head, whose class token is the query as it is."""
-    num_heads = head.num_heads
-    keys_BNMD = head.k_proj(hidden_BND).reshape(*hidden_BND.shape[:2], num_heads, -1)
-    query_MD = head.cls_token.reshape(num_heads, -1)
+    hidden_BND: Tensor = args[0]
+    keys_BNMD = head.k_proj(hidden_BND).reshape(*hidden_BND.shape[:2], head.num_heads, -1)
+    query_MD = head.cls_token.reshape(head.num_heads, -1)
     scale = query_MD.shape[-1] ** -0.5
     scores_BNM = torch.einsum("bnmd,md->bnm", keys_BNMD.float(), query_MD.float()) * scale
     weights_BN: Tensor = scores_BNM.softmax(dim=1).mean(dim=-1)

@@ -7,7 +7,7 @@ put before the patches.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vidcomp.encode.saliency import Probe, probe_class_token, probe_pooling_head
+from vidcomp.encode.watch import Watch
 from vidcomp.encode.weights import Checkpoint
 from vidcomp.errors import ConfigError
 
@@ -53,7 +54,7 @@ class Tower:
         """
         self.config = model.config
         self.num_extra = num_extra_tokens(model)
-        self.probe: Probe | None = probe_pooling_head(model) if saliency else None
+        self.probe: Probe | Watch | None = probe_pooling_head(model) if saliency else None
         blocks = _find_blocks(model)
         self._tap = None
         if layer is not None:
@@ -69,27 +70,6 @@ class Tower:
         output = self._model(**inputs)
         state: Tensor = output.last_hidden_state if self._tap is None else self._tap.take()
         return state
-
-
-class _Tap:
-    """Remembers what a module gave, or was given, in the last pass."""
-
-    def __init__(self, module: nn.Module, *, before: bool) -> None:
-        self.value: Tensor | None = None
-        self._before = before
-        module.register_forward_hook(self._keep, with_kwargs=True)
-
-    def _keep(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self._before:
-            self.value = args[0] if args else kwargs["hidden_states"]
-        else:
-            self.value = output[0] if isinstance(output, tuple) else output
-
-    def take(self) -> Tensor:
-        """The value, which is forgotten, so that memory is not held until the next pass."""
-        value, self.value = self.value, None
-        assert value is not None  # noqa: S101  # the module has run
-        return value
 
 
 def load_tower(checkpoint: Checkpoint, dtype: torch.dtype, *, needs_head: bool = False) -> Any:
@@ -165,7 +145,7 @@ def _find_blocks(model: Any) -> nn.ModuleList | None:
     return next((blocks for blocks in lists if len(blocks) == num_layers > 0), None)
 
 
-def _tap_layer(blocks: nn.ModuleList | None, layer: int, *, cut: bool) -> _Tap:
+def _tap_layer(blocks: nn.ModuleList | None, layer: int, *, cut: bool) -> Watch:
     """A tap on a hidden state; with ``cut`` the blocks after it are dropped."""
     num = -1 if blocks is None else len(blocks)
     if blocks is None or not -num - 1 <= layer <= num:
@@ -178,7 +158,18 @@ def _tap_layer(blocks: nn.ModuleList | None, layer: int, *, cut: bool) -> _Tap:
     last = max(1, layer)
     if cut:
         del blocks[last:]
-    return _Tap(blocks[last - 1], before=layer == 0)
+    blocks[last - 1] = tap = Watch(blocks[last - 1], _given if layer == 0 else _returned)
+    return tap
+
+
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> Tensor:
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
+def _returned(_: tuple[Any, ...], __: Mapping[str, Any], output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def _probe_last(blocks: nn.ModuleList | None, num_extra: int, layer: int | None) -> Probe:
