@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __all__ = ["CODECS", "NUM_FRAMES", "main"]
 
@@ -64,7 +65,7 @@ def _write(codec: str, folder: Path) -> None:
     if name is None:
         raise LookupError(f"no encoder {' or '.join(names)} to make a sample with")
     with av.open(str(folder / f"{codec}.{container}"), "w") as file:
-        stream = file.add_stream(name, rate=8, options=_OPTIONS.get(name, {}))
+        stream: Any = file.add_stream(name, rate=8, options=_OPTIONS.get(name, {}))
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for grey in _greys():
