@@ -1,9 +1,10 @@
 """Frames through decord, where its own table of frames agrees with the packets.
 
 decord numbers frames by itself, is built on FFmpeg 4.1, gives neighbours for frames of open groups
-of pictures, and conceals broken pictures in silence.  So it is asked only for files without such
-groups in which its count and times equal the scan's, and FFmpeg's log is watched: after any error
-message the frames at hand are not used and another backend decides.
+of pictures, conceals broken pictures in silence, and holds some 6 kB more for each frame it passes.
+So it is asked only for files that are not long and have no such groups, in which its count and
+times equal the scan's, and FFmpeg's log is watched: after any error message the frames at hand are
+not used and another backend decides.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.errors import MissingExtraError
+from vidcomp.sample._orientation import UPRIGHT
 from vidcomp.sample._reader import BackendError, Picture
 from vidcomp.sample._scan import Pulse, Scan
 
@@ -24,6 +26,7 @@ __all__ = ["DecordReader", "decord_objection", "is_installed"]
 
 _AV_LOG_ERROR = 16
 _BATCH_BYTES = 16 << 20
+_MAX_FRAMES = 5000
 _MAX_TIME_ERROR_S = 2e-3  # Matroska rounds times to milliseconds
 
 
@@ -43,10 +46,13 @@ def decord_objection(scan: Scan) -> str:
         return "it has no AV1 decoder"
     if scan.has_open_groups:
         return "it gives wrong frames after a seek into an open group of pictures"
+    if len(scan) > _MAX_FRAMES:
+        return "its memory grows with the frames it passes"
     if not scan.has_duration:
         return "it needs a duration in the header"
-    if scan.turns and not scan.container.startswith("mov"):
-        return "it does not see this rotation"
+    is_mp4 = scan.container.startswith("mov")
+    if scan.orientation.is_mirrored or (scan.orientation != UPRIGHT and not is_mp4):
+        return "it does not turn these frames upright"
     return "it conceals damage" if scan.damage else ""
 
 

@@ -217,6 +217,4 @@ class PyAVReader:
         rgb = self._scaler.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=self._filter, threads=1
         )
-        pixels = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
-        # Rotation makes negative strides, which torch does not take.
-        return np.ascontiguousarray(np.rot90(pixels, self._scan.turns))
+        return self._scan.orientation.apply(np.asarray(rgb.to_ndarray(), dtype=np.uint8))

@@ -7,9 +7,7 @@ times to tell frames apart by (AVI, raw streams), as packets and frames need not
 Legend: N frames.
 """
 
-from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -18,23 +16,20 @@ from numpy.typing import NDArray
 
 from vidcomp.errors import DecodeError
 from vidcomp.sample._container import missing_bytes
-from vidcomp.sample._h264 import key_kind
 from vidcomp.sample._inputs import Place
 from vidcomp.sample._open import open_video, pick_stream
+from vidcomp.sample._orientation import Orientation
+from vidcomp.sample._packets import NO_TIME, Packets, Pulse, read_packets
 from vidcomp.types import Source
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.stream import VideoStream
 
 __all__ = ["Pulse", "Scan", "scan_video"]
 
-Pulse = Callable[[], None]
-
 # Containers whose packets have no presentation times, or guessed ones.
 _UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "dv", "obu", "rm", "nsv"}
-_NO_TIME = -(2**63)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,8 +54,8 @@ class Scan:
     """Frames are told apart by ``ticks``; else by counting decoded frames."""
     exact: bool
     """All N frames were seen decoded."""
-    turns: int
-    """Quarter turns counter-clockwise that make a stored frame upright."""
+    orientation: Orientation
+    """What makes a stored frame upright."""
     height: int
     """Pixels as displayed."""
     width: int
@@ -77,7 +72,7 @@ class Scan:
     @property
     def stored_size(self) -> tuple[int, int]:
         """(height, width) before rotation."""
-        return (self.width, self.height) if self.turns % 2 else (self.height, self.width)
+        return self.orientation.size(self.height, self.width)
 
     def source(self, backend: str, damage: str) -> Source:
         """What is known of the file as plain values."""
@@ -92,31 +87,6 @@ class Scan:
             width=self.width,
             damage=damage,
         )
-
-
-@dataclass(slots=True)
-class _Packets:
-    """What the packets and the frames decoded on the way say; compact, as files may be long."""
-
-    pts: "array[int]" = field(default_factory=lambda: array("q"))
-    durations: "array[int]" = field(default_factory=lambda: array("q"))
-    is_key: bytearray = field(default_factory=bytearray)
-    is_shown: bytearray = field(default_factory=bytearray)
-    decoded: "array[int]" = field(default_factory=lambda: array("q"))
-    decoded_key: bytearray = field(default_factory=bytearray)
-    first_key: int | None = None
-    """Presentation time of the first keyframe in the order of decoding."""
-    has_soft_key: bool = False
-    """A keyframe of H.264 is not an IDR picture: what follows may refer to what comes before."""
-    num_faults: int = 0
-    """Packets after the first decoded frame that failed."""
-    rotation: int = 0
-    size: tuple[int, int] = (0, 0)
-    """(height, width) of the first frame."""
-    is_cut: bool = False
-    """The last packet is only partly there."""
-    stop: str = ""
-    """Why reading ended before the end of the file."""
 
 
 def scan_video(place: Place, max_pixels: int, pulse: Pulse, *, decode_all: bool = False) -> Scan:
@@ -134,74 +104,18 @@ def scan_video(place: Place, max_pixels: int, pulse: Pulse, *, decode_all: bool 
     with open_video(place, max_pixels) as container:
         stream = pick_stream(container, place, max_pixels)
         decode_all = decode_all or container.format.name in _UNTIMED
-        packets = _read_packets(container, stream, pulse, decode_all)
+        packets = read_packets(container, stream, pulse, decode_all)
         scan = _summarise(place, container, stream, packets, exact=decode_all)
     if scan.timed or scan.exact:
         return scan
     return scan_video(place, max_pixels, pulse, decode_all=True)
 
 
-def _read_packets(
-    container: "InputContainer", stream: "VideoStream", pulse: Pulse, decode_all: bool
-) -> _Packets:
-    import av
-
-    found = _Packets()
-    codec = stream.codec.canonical_name
-    decoding = True
-    try:
-        for packet in container.demux(stream):
-            pulse()
-            if packet.size:
-                _note(packet, found, codec)
-            if decoding and (packet.size or packet.dts is None):  # the last, empty one flushes
-                decoding = _decode(packet, found) or decode_all
-    except av.FFmpegError as error:
-        found.stop = f"reading stops after {len(found.pts)} packets ({error.strerror})"
-    return found
-
-
-def _note(packet: "Packet[VideoStream]", found: _Packets, codec: str) -> None:
-    pts = _NO_TIME if packet.pts is None else packet.pts
-    is_key = packet.is_keyframe
-    if is_key and codec == "h264":
-        kind = key_kind(memoryview(packet))
-        found.has_soft_key |= kind != "idr"
-        is_key = kind != ""
-    found.pts.append(pts)
-    found.durations.append(packet.duration or 0)
-    found.is_key.append(is_key)
-    hidden = codec == "vp8" and not memoryview(packet)[0] & 0x10  # show_frame, RFC 6386, 9.1
-    found.is_shown.append(not (packet.is_discard or hidden))
-    found.is_cut = packet.is_corrupt
-    if is_key and found.first_key is None:
-        found.first_key = pts
-
-
-def _decode(packet: "Packet[VideoStream]", found: _Packets) -> bool:
-    """Notes the frames that come out; False once they are past the first keyframe."""
-    import av
-
-    try:
-        frames = packet.decode()
-    except av.FFmpegError:
-        found.num_faults += bool(found.decoded)
-        return True
-    for frame in frames:
-        if not found.decoded:
-            found.rotation = int(frame.rotation)
-            found.size = (frame.height, frame.width)
-        found.decoded.append(_NO_TIME if frame.pts is None else frame.pts)
-        found.decoded_key.append(frame.key_frame)
-    is_past = found.decoded and found.first_key is not None and found.decoded[-1] >= found.first_key
-    return not is_past
-
-
 def _summarise(
     place: Place,
     container: "InputContainer",
     stream: "VideoStream",
-    packets: _Packets,
+    packets: Packets,
     *,
     exact: bool,
 ) -> Scan:
@@ -209,13 +123,13 @@ def _summarise(
     codec = stream.codec.canonical_name
     ticks, is_key = _decoded_frames(packets) if exact else _expected_frames(packets)
     _check_frames(place, name, codec, ticks, packets)
-    ascending = bool((np.diff(ticks) > 0).all()) and ticks[0] != _NO_TIME
+    ascending = bool((np.diff(ticks) > 0).all()) and ticks[0] != NO_TIME
     time_base = stream.time_base or Fraction(1, 1)
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     if exact and not ascending:  # no times at all, or none to trust: count at the stated rate
         time_base, ticks = 1 / rate, np.arange(len(ticks), dtype=np.int64)
     pts_s = (ticks - ticks[0]) * time_base.numerator / time_base.denominator
-    turns = packets.rotation // 90 % 4
+    height, width = packets.orientation.size(*packets.size)
     last_s = float(_last_duration(packets, ticks[-1]) * time_base) or _usual_gap_s(pts_s, rate)
     pts = np.array(packets.pts)
     return Scan(
@@ -226,20 +140,20 @@ def _summarise(
         ticks=ticks,
         pts_s=pts_s,
         is_key=is_key,
-        key_ticks=np.sort(pts[np.array(packets.is_key, dtype=bool) & (pts != _NO_TIME)]),
+        key_ticks=np.sort(pts[np.array(packets.is_key, dtype=bool) & (pts != NO_TIME)]),
         end_s=float(pts_s[-1]) + last_s,
         timed=ascending and name not in _UNTIMED,
         exact=exact,
-        turns=turns,
-        height=packets.size[turns % 2],
-        width=packets.size[1 - turns % 2],
+        orientation=packets.orientation,
+        height=height,
+        width=width,
         has_duration=container.duration is not None,
         has_open_groups=_has_open_groups(packets),
         damage=_damage(place, name, stream.frames, packets),
     )
 
 
-def _expected_frames(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _expected_frames(packets: Packets) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Times and key flags of the frames that packets announce, in order of presentation.
 
     Frames shown before the first keyframe refer to pictures that a cut took away (or not, in a
@@ -255,19 +169,19 @@ def _expected_frames(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.b
     return pts[kept][order], is_key[kept][order]
 
 
-def _has_open_groups(packets: _Packets) -> bool:
+def _has_open_groups(packets: Packets) -> bool:
     pts, is_key = np.array(packets.pts), np.array(packets.is_key, dtype=bool)
-    newest_key = np.maximum.accumulate(np.where(is_key, pts, _NO_TIME))
-    return packets.has_soft_key or bool(((pts < newest_key) & (pts != _NO_TIME)).any())
+    newest_key = np.maximum.accumulate(np.where(is_key, pts, NO_TIME))
+    return packets.has_soft_key or bool(((pts < newest_key) & (pts != NO_TIME)).any())
 
 
-def _decoded_frames(packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _decoded_frames(packets: Packets) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Times and key flags of decoded frames, in the order in which they came out."""
     return np.array(packets.decoded), np.array(packets.decoded_key, dtype=bool)
 
 
 def _check_frames(
-    place: Place, container: str, codec: str, ticks: NDArray[np.int64], packets: _Packets
+    place: Place, container: str, codec: str, ticks: NDArray[np.int64], packets: Packets
 ) -> None:
     if not packets.decoded or not len(ticks):
         raise DecodeError(
@@ -278,7 +192,7 @@ def _check_frames(
         raise DecodeError(f"{place.name} is a still GIF picture, not a video: pass a video file")
 
 
-def _last_duration(packets: _Packets, last: np.int64) -> int:
+def _last_duration(packets: Packets, last: np.int64) -> int:
     """Stated duration of the packet shown last, in units of the stream; 0 if it states none."""
     rows = np.flatnonzero(np.array(packets.pts) == last)
     return packets.durations[rows[-1]] if len(rows) else 0
@@ -288,7 +202,7 @@ def _usual_gap_s(pts_s: NDArray[np.float64], rate: Fraction) -> float:
     return float(np.median(np.diff(pts_s))) if len(pts_s) > 1 else float(1 / rate)
 
 
-def _damage(place: Place, container: str, num_stated: int, packets: _Packets) -> str:
+def _damage(place: Place, container: str, num_stated: int, packets: Packets) -> str:
     """What is missing of the file, in words; empty if nothing is."""
     if packets.stop:
         return packets.stop

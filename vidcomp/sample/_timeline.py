@@ -116,7 +116,7 @@ class Thumbnails:
         """
         scan, rows = self.scan, self.rows
         height, width = _thumbnail_size(scan.height, scan.width, len(rows))
-        size = (width, height) if scan.turns % 2 else (height, width)
+        size = scan.orientation.size(height, width)
         small = torch.empty((len(rows), 3, height, width), dtype=torch.uint8)
         nearest = np.full(len(rows), -1)
         reader = PyAVReader(scan, rows, self.max_pixels, self.pulse, size)

@@ -23,6 +23,8 @@ def torchcodec_objection(scan: Scan) -> str:
     """Why torchcodec should not be asked for this file; empty if it may be."""
     if not scan.timed:
         return "it is off by one in files without reliable presentation times"
+    if scan.orientation.is_mirrored:
+        return "it does not turn these frames upright"
     return "it numbers broken frames too" if scan.damage else ""
 
 

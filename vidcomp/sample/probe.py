@@ -23,8 +23,6 @@ class Probe:
     """Real presentation times and key flags of all frames."""
     container: str
     """FFmpeg's name of the container, e.g. ``matroska,webm``."""
-    rotation: int
-    """Degrees counter-clockwise (0, 90, 180 or 270) by which frames are turned upright."""
 
 
 def probe(
@@ -48,7 +46,6 @@ def probe(
         source=scan.source(backends_for(scan, backend)[0], scan.damage),
         timeline=timeline_of(scan, rows, scan.end_s, thumbnails),
         container=scan.container,
-        rotation=90 * scan.turns,
     )
 
 
