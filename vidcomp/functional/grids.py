@@ -7,6 +7,7 @@ Legend: N tokens, B cells along an axis.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise, product
 
 import torch
@@ -139,14 +140,26 @@ def fit_grid(
 
 
 def _counter(grid: Grid, budget: int, occupied_THW: Tensor | None) -> Callable[[Grid], int]:
-    if occupied_THW is None or bool(occupied_THW.all()):
+    """Tokens that a coarser grid yields; of what is above ``budget``, maybe only that it is."""
+    if occupied_THW is None:
         return lambda cells: cells.num_patches
-    integral, total = _integral(occupied_THW), int(occupied_THW.sum())
+    total = int(occupied_THW.sum())
+    axes = [occupied_THW.amax(dim=other) for other in ((1, 2), (0, 2), (0, 1))]
+    is_box = total == math.prod(int(axis.sum()) for axis in axes)  # as letterboxing leaves it
+    integral = _integral(occupied_THW)
+
+    @cache
+    def along(axis: int, bins: int) -> int:
+        index = axes[axis].nonzero().squeeze(1)
+        full = len(index) == grid[axis]
+        return bins if full else len(set(cell_of(index, grid[axis], bins).tolist()))
 
     def count(cells: Grid) -> int:
         largest = math.prod(-(-n // m) for n, m in zip(grid, cells, strict=True))
         if (least := -(-total // largest)) > budget:
             return least  # as good as the count, which is not smaller, and much quicker
+        if is_box:
+            return math.prod(along(axis, bins) for axis, bins in enumerate(cells))
         return int((_cell_sums(integral, cells) > 0).sum())
 
     return count
