@@ -1,0 +1,89 @@
+"""What a new method gets from its base class."""
+
+import pytest
+import torch
+from strategies import make_video
+
+from vidcomp.compress.base import Compressor, Merge, Prune, row_extra
+from vidcomp.errors import ConfigError, ShapeError
+from vidcomp.registry import COMPRESSORS
+from vidcomp.types import Grid
+
+
+class FirstRows(Prune):
+    """A new method, as a user would write one."""
+
+    def keep(self, video, budget):
+        return torch.arange(budget)
+
+
+class Halves(Merge):
+    """The rows before and after the middle."""
+
+    def groups(self, video, budget):
+        return (torch.arange(len(video)) >= len(video) // 2).long()
+
+    def count(self, video, budget):
+        return 2
+
+
+def test_a_new_method_is_a_few_lines():
+    video = make_video(Grid(2, 2, 3))
+    assert FirstRows()(video, 5).extras["row"].tolist() == [0, 1, 2, 3, 4]
+    assert FirstRows.kind == "prune"
+    out = Halves()(video, 5)
+    assert Halves().plan(video, 5) == len(out) == 2
+    assert out.positions.tolist() == [[0, 0.5, 1], [1, 0.5, 1]]
+    assert Halves.kind == "merge"
+
+
+def test_a_method_that_breaks_its_promise_is_a_bug_of_ours():
+    class TooMany(Prune):
+        def keep(self, video, budget):
+            return torch.arange(budget + 1)
+
+    with pytest.raises(AssertionError, match="TooMany"):
+        TooMany()(make_video(Grid(2, 2, 3)), 5)
+
+
+def test_pruning_restores_raster_order():
+    video = make_video(Grid(2, 2, 3))
+    shuffled = video.select(torch.arange(11, -1, -1))
+    assert FirstRows()(shuffled, 3).extras["row"].tolist() == [9, 10, 11]
+
+
+def test_a_missing_extra_is_named():
+    video = make_video(Grid(2, 2, 3))
+    assert row_extra(video, "keys", "tome") is video.extras["keys"]
+    with pytest.raises(ShapeError, match=r"'tome' needs extras\['depth'\], got \['keys', 'row'"):
+        row_extra(video, "depth", "tome")
+    with pytest.raises(ShapeError, match="got no extras"):
+        row_extra(make_video(extras=False), "keys", "tome")
+
+
+def test_stages_are_values():
+    for name in COMPRESSORS.names():
+        stage = COMPRESSORS.make(name)
+        assert isinstance(stage, Compressor)
+        assert COMPRESSORS.parse(stage.dump()) == stage
+        assert stage.kind in ("prune", "merge", "resample")
+        with pytest.raises(ConfigError, match="has no setting 'depth'"):
+            COMPRESSORS.make(name, depth=3)
+        assert len(type(stage).__doc__) > 20
+        for field in type(stage).model_fields.values():
+            assert field.description, (name, field)
+
+
+def test_what_is_registered():
+    assert COMPRESSORS.names() == [
+        "adaptive_pool",
+        "avg_pool",
+        "bilinear_pool",
+        "max_pool",
+        "norm_topk",
+        "random",
+        "static_average",
+        "stride",
+        "tome",
+        "uniform",
+    ]
