@@ -11,9 +11,10 @@ from safetensors import safe_open
 from store_builders import FLOATS, any_key, any_video, bits, content, same, tiny, write
 
 from vidcomp.config import StoreSettings
-from vidcomp.errors import StoreError, StoreMissError
+from vidcomp.errors import ShapeError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, SourceId, TokenCache, open_cache, verify
 from vidcomp.store.format import escape, unescape
+from vidcomp.types import TokenBatch
 
 SALIENCY = {"saliency": torch.zeros(5)}
 
@@ -212,6 +213,37 @@ def test_get_many_packs_in_the_order_asked(tmp_path):
     assert batch.lengths.tolist() == [4, 1, 4]
     assert same(batch[1], videos["v0"])
     assert same(batch[2], videos["v3"])
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_a_batch_is_its_videos_packed(data, tmp_path_factory):
+    """Read straight into place or joined afterwards, for videos alike or not."""
+    path = tmp_path_factory.mktemp("store")
+    first = data.draw(any_video())
+    shapes = [first, first.select(torch.arange(len(first) // 2)), data.draw(any_video())]
+    videos = {f"v{i}": shapes[i] for i in data.draw(st.permutations(range(3)))[:2]}
+    names = set.intersection(*(set(video.extras) for video in videos.values()))
+    frames = set.intersection(*(set(video.frame_extras) for video in videos.values()))
+    chosen = StoreSettings(assign=True, extras=tuple(names), frame_extras=tuple(frames))
+    write(path, videos, settings=chosen)
+    cache = open_cache(path)
+    keys = data.draw(st.lists(st.sampled_from(sorted(videos)), min_size=1, max_size=4))
+    try:
+        wanted = TokenBatch.pack([cache[key] for key in keys], keys)
+    except (ShapeError, RuntimeError) as error:
+        with pytest.raises(type(error)):
+            cache.get_many(keys)
+        return
+    found = cache.get_many(keys)
+    assert found.keys == tuple(keys)
+    assert torch.equal(found.offsets, wanted.offsets)
+    assert list(map(content, found)) == list(map(content, wanted))
+
+
+def test_no_keys_are_no_batch(tmp_path):
+    with pytest.raises(ShapeError, match="at least one video"):
+        open_cache(write(tmp_path, {})).get_many([])
 
 
 def test_one_tensor_of_a_record_is_saved_alone(tmp_path):

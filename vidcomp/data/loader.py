@@ -1,14 +1,16 @@
 """Batches of cached tokens through torch's own DataLoader."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from vidcomp.data.dataset import CachedTokenDataset, collate, collate_padded
+from vidcomp.data.dataset import CachedTokenDataset, Sample
 from vidcomp.errors import ConfigError
 from vidcomp.store import TokenCache
+from vidcomp.types import PaddedTokens, TokenBatch
 
 __all__ = ["token_loader"]
 
@@ -44,13 +46,38 @@ def token_loader(
     if batch_size < 1:
         raise ConfigError(f"a batch has at least 1 video, got batch_size={batch_size}: raise it")
     dataset = source if isinstance(source, CachedTokenDataset) else CachedTokenDataset(source)
+    finish: Callable[[Any], Any] = _padded if padded else _packed
     return DataLoader(
-        dataset,
+        _Batches(dataset),
         batch_size,
         # torch's own shuffle refuses an empty data set; a run over no videos is no mistake.
         shuffle=shuffle and len(dataset) > 0,
         num_workers=num_workers,
-        collate_fn=collate_padded if padded else collate,
+        collate_fn=finish,
         drop_last=drop_last,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+class _Batches(Dataset[Sample]):
+    """The data set for a loader of ours: it reads a batch at once, straight into its place."""
+
+    def __init__(self, dataset: CachedTokenDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index]
+
+    def __getitems__(self, index: list[int]) -> TokenBatch:
+        return self.dataset.cache.get_many([self.dataset.keys[i] for i in index])
+
+
+def _packed(batch: TokenBatch) -> TokenBatch:
+    return batch
+
+
+def _padded(batch: TokenBatch) -> PaddedTokens:
+    return batch.padded()

@@ -28,6 +28,7 @@ __all__ = [
 
 PREFIX = b'{"__metadata__":{"check":"'
 _PLACEHOLDER = "0" * 16
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time
 
 
 class Header(NamedTuple):
@@ -55,13 +56,15 @@ class Header(NamedTuple):
 
 def dumps(value: object) -> str:
     """Compact JSON, ASCII only."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def entry(name: str, dtype: str, shape: Iterable[int], start: int, stop: int) -> bytes:
     """One tensor's part of a header, with the comma before it."""
-    body = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
-    return f",{dumps(name)}:{dumps(body)}".encode()
+    return (
+        f',{dumps(name)}:{{"dtype":"{dtype}","shape":[{",".join(map(str, shape))}],'
+        f'"data_offsets":[{start},{stop}]}}'
+    ).encode()
 
 
 def build_header(

@@ -3,10 +3,11 @@
 Rows are sorted by the hash of their key, so a look-up is a binary search in one column.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from vidcomp.errors import StoreCorruptError
 from vidcomp.store.columns import COLUMNS, Array, blob, check_columns, read_index, write_index
 from vidcomp.store.format import digest
 from vidcomp.store.layout import Counts, Layout
-from vidcomp.store.types import Row, SourceId
+from vidcomp.store.types import Location, Row, SourceId
 from vidcomp.types import Grid
 
 __all__ = ["Table"]
@@ -94,9 +95,8 @@ class Table:
     def find(self, key: str) -> int | None:
         """The place of an escaped key."""
         raw = key.encode()
-        wanted = np.uint64(digest(raw))
-        hashes = self.columns["key_hash"]
-        i = int(np.searchsorted(hashes, wanted))
+        wanted, hashes = digest(raw), self._views["key_hash"]
+        i = bisect_left(hashes, wanted)
         while i < len(hashes) and hashes[i] == wanted:
             if self.raw_key(i) == raw:
                 return i
@@ -113,35 +113,31 @@ class Table:
 
     def removed(self, i: int) -> bool:
         """Whether row ``i`` says that there is no such record."""
-        return bool(self.columns["flags"][i] & _REMOVED)
+        return bool(self._views["flags"][i] & _REMOVED)
 
     def rank(self, i: int) -> tuple[int, str]:
         """The largest rank of a key's rows wins."""
-        return int(self.columns["generation"][i]), self.writers[self.columns["writer"][i]]
+        return self._views["generation"][i], self.writers[self._views["writer"][i]]
+
+    def location(self, i: int) -> Location:
+        """Where the record of row ``i`` lies; it must not be a removal."""
+        v = self._views
+        grid = v["grid"]
+        return Location(
+            self.shards[v["shard"][i]],
+            v["offset"][i],
+            v["nbytes"][i],
+            v["checksum"][i],
+            Counts(v["num_tokens"][i], Grid(grid[i, 0], grid[i, 1], grid[i, 2]), v["nnz"][i]),
+            self.layouts[v["layout"][i]],
+        )
 
     def row(self, i: int) -> Row:
         """Row ``i``."""
-        c = self.columns
         key, (generation, writer) = self.key(i), self.rank(i)
         if self.removed(i):
             return Row(key, generation, writer)
-        t, h, w = c["grid"][i].tolist()
-        source = None
-        if (size := int(c["size"][i])) >= 0:
-            content = self._text("contents", "content_end", i)
-            source = SourceId(size=size, mtime_ns=int(c["mtime_ns"][i]), content=content)
-        return Row(
-            key,
-            generation,
-            writer,
-            self.shards[c["shard"][i]],
-            int(c["offset"][i]),
-            int(c["nbytes"][i]),
-            int(c["checksum"][i]),
-            Counts(int(c["num_tokens"][i]), Grid(t, h, w), int(c["nnz"][i])),
-            self.layouts[c["layout"][i]],
-            source,
-        )
+        return Row(key, generation, writer, *self.location(i), source=self._source(i))
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
@@ -149,12 +145,7 @@ class Table:
 
     def sources(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, SourceId | None]]:
         """Escaped key and source of the ``chosen`` rows, without making whole rows."""
-        sizes, times = self.columns["size"].tolist(), self.columns["mtime_ns"].tolist()
-        for i in np.flatnonzero(chosen).tolist():
-            content = self._text("contents", "content_end", i)
-            known = sizes[i] >= 0
-            source = SourceId(size=sizes[i], mtime_ns=times[i], content=content) if known else None
-            yield self.key(i), source
+        return ((self.key(i), self._source(i)) for i in np.flatnonzero(chosen).tolist())
 
     @cached_property
     def live(self) -> npt.NDArray[np.bool_]:
@@ -169,9 +160,25 @@ class Table:
             raise StoreCorruptError(f"row {i} of an index is no text: run verify") from error
 
     def _slice(self, data: str, ends: str, i: int) -> bytes:
-        end = self.columns[ends]
-        start = int(end[i - 1]) if i else 0
-        return self.columns[data][start : int(end[i])].tobytes()
+        end = self._views[ends]
+        return bytes(self._views[data][end[i - 1] if i else 0 : end[i]])
+
+    def _source(self, i: int) -> SourceId | None:
+        size = self._views["size"][i]
+        if size < 0:
+            return None
+        content = self._text("contents", "content_end", i)
+        return SourceId(size=size, mtime_ns=self._views["mtime_ns"][i], content=content)
+
+    @cached_property
+    def _views(self) -> dict[str, Any]:
+        """The columns as memoryviews: one number of them costs a fifth of what numpy takes."""
+        return {name: np.ascontiguousarray(c).data for name, c in _native(self.columns).items()}
+
+
+def _native(columns: dict[str, Array]) -> dict[str, Array]:
+    """Columns in the byte order of this machine; the same ones on most."""
+    return {name: c.astype(c.dtype.newbyteorder("="), copy=False) for name, c in columns.items()}
 
 
 def _places(names: Sequence[T]) -> dict[T, int]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import DTYPES
+from vidcomp.store.format import DTYPES, unescape
 from vidcomp.types import Grid
 
-__all__ = ["Counts", "Field", "Layout"]
+__all__ = ["Counts", "Field", "Layout", "Place", "Places", "view_bytes"]
 
 _SYMBOLS = ("N", "T", "P", "Z")
+_REMEMBERED = 4096
 _BASE_ORDER = ("tokens", "positions", "spans", "mass", "assign", "weights.index", "weights.value")
 
 
@@ -57,9 +58,24 @@ class Field(NamedTuple):
         symbols = counts.symbols
         return tuple(symbols[n] if isinstance(n, str) else n for n in self.shape)
 
-    def num_bytes(self, counts: Counts) -> int:
-        """Bytes of the tensor."""
-        return math.prod(self.sizes(counts)) * self.itemsize
+
+class Place(NamedTuple):
+    """One tensor of one record in numbers."""
+
+    name: str
+    dtype: str
+    sizes: tuple[int, ...]
+    start: int
+    """First byte in the record."""
+    stop: int
+
+
+class Places(NamedTuple):
+    """All tensors of one record."""
+
+    tensors: tuple[Place, ...]
+    nbytes: int
+    """Bytes before ``meta``."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,9 @@ class Layout:
     """The tensors of a record in the order of their bytes; ``meta`` follows them."""
 
     fields: tuple[Field, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     @classmethod
     def of(cls, fields: Sequence[Field]) -> "Layout":
@@ -77,7 +96,7 @@ class Layout:
             place = _BASE_ORDER.index(field.name) if known else len(_BASE_ORDER)
             return -field.itemsize, place, field.name
 
-        return cls(tuple(sorted(fields, key=rank)))
+        return _shared(tuple(sorted(fields, key=rank)))
 
     @cached_property
     def text(self) -> str:
@@ -99,18 +118,28 @@ class Layout:
                 f"({error}): run verify"
             ) from error
 
-    def num_bytes(self, counts: Counts) -> int:
-        """Bytes before ``meta``."""
-        return sum(field.num_bytes(counts) for field in self.fields)
+    def places(self, counts: Counts) -> Places:
+        """Where the tensors of a record of these counts lie."""
+        known = self._places.get(counts)
+        if known is None:
+            if len(self._places) >= _REMEMBERED:
+                self._places.clear()
+            known = self._places[counts] = self._place_all(counts)
+        return known
 
-    def offsets(self, counts: Counts) -> list[tuple[Field, int, int]]:
-        """Each field with its first and end byte in the record."""
+    def _place_all(self, counts: Counts) -> Places:
         out, start = [], 0
         for field in self.fields:
-            stop = start + field.num_bytes(counts)
-            out.append((field, start, stop))
+            sizes = field.sizes(counts)
+            stop = start + math.prod(sizes) * field.itemsize
+            out.append(Place(field.name, field.dtype, sizes, start, stop))
             start = stop
-        return out
+        return Places(tuple(out), start)
+
+    @cached_property
+    def _places(self) -> dict[Counts, Places]:
+        """Most videos of a store have the same few counts."""
+        return {}
 
     def field(self, name: str) -> Field | None:
         """The field of that name."""
@@ -130,16 +159,38 @@ class Layout:
 
     def tensors(self, buffer: memoryview, counts: Counts) -> dict[str, Tensor]:
         """Views of a record's bytes, each a storage of its own (so that one can be saved alone)."""
-        out = {}
-        for field, start, stop in self.offsets(counts):
-            dtype, sizes = DTYPES[field.dtype], field.sizes(counts)
-            if stop == start:  # frombuffer refuses no bytes
-                out[field.name] = torch.empty(sizes, dtype=dtype)
-                continue
-            count = (stop - start) // dtype.itemsize
-            flat = torch.frombuffer(buffer, dtype=dtype, count=count, offset=start)
-            out[field.name] = flat if len(sizes) == 1 else flat.view(sizes)
-        return out
+        places = self.places(counts).tensors
+        return {place.name: view_bytes(buffer, place, place.start) for place in places}
+
+    @cached_property
+    def extras(self) -> list[tuple[str, str]]:
+        """Fields of row extras and the extras' names."""
+        return self._named("extras.")
+
+    @cached_property
+    def frame_extras(self) -> list[tuple[str, str]]:
+        """Fields of frame extras and the extras' names."""
+        return self._named("frame.")
+
+    def _named(self, prefix: str) -> list[tuple[str, str]]:
+        names = [field.name for field in self.fields if field.name.startswith(prefix)]
+        return [(name, unescape(name.removeprefix(prefix))) for name in names]
+
+
+def view_bytes(buffer: memoryview, place: Place, start: int) -> Tensor:
+    """The bytes of ``buffer`` from ``start`` on as that tensor, not copied."""
+    dtype = DTYPES[place.dtype]
+    if place.stop == place.start:  # frombuffer refuses no bytes
+        return torch.empty(place.sizes, dtype=dtype)
+    count = (place.stop - place.start) // dtype.itemsize
+    flat = torch.frombuffer(buffer, dtype=dtype, count=count, offset=start)
+    return flat if len(place.sizes) == 1 else flat.view(place.sizes)
+
+
+@lru_cache(maxsize=1024)
+def _shared(fields: tuple[Field, ...]) -> Layout:
+    """One object for equal layouts, so that what it remembers is shared."""
+    return Layout(fields)
 
 
 @lru_cache(maxsize=1024)
@@ -152,7 +203,7 @@ def _parse(text: str) -> Layout:
             if not (n in _SYMBOLS if isinstance(n, str) else type(n) is int and n >= 0):
                 raise ValueError(f"{n!r} in the shape of {name!r}")
         fields.append(Field(name, dtype, tuple(shape)))
-    layout = Layout(tuple(fields))
+    layout = _shared(tuple(fields))
     if layout.field("tokens") is None or len({f.name for f in fields}) < len(fields):
         raise ValueError("tokens missing, or a name twice")
     return layout

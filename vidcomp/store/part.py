@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
 from vidcomp.store.files import write_all
 from vidcomp.store.format import ALIGN
 from vidcomp.store.header import dumps
+from vidcomp.store.layout import Layout
 from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_to_json, shard_header
 from vidcomp.store.types import Row
 
@@ -19,6 +19,7 @@ __all__ = ["Part", "header_cost", "room_for"]
 
 _SPARE = 512
 _FAR = 10**12
+_MANY = 10**6
 
 
 class Part:
@@ -36,7 +37,7 @@ class Part:
         self._root = root
         self._store = dict(store)
         self._header = len(shard_header(name, store, [], None)) + _SPARE
-        self._layouts: set[Any] = set()
+        self._layouts: set[Layout | None] = set()
         self._unsynced = 0
         self._synced_s = self.started_s
         self._journal_end = 0
@@ -52,24 +53,24 @@ class Part:
             drop(root, name)
             raise
 
-    def fits(self, row: Row) -> bool:
-        """Whether the header has room for one more row."""
-        return self._header + header_cost(row, row.layout in self._layouts) <= self.room
+    def fits(self, row: Row, cost: int) -> bool:
+        """Whether the header has room for one more row, of that ``header_cost``."""
+        return self._header + cost + self._layout_cost(row) <= self.room
 
-    def append(self, row: Row, parts: list[memoryview]) -> None:
+    def append(self, row: Row, parts: list[memoryview], cost: int) -> None:
         """Write a record, then its line.  An earlier record of the key becomes filler."""
         end = self.end
         try:
             write_all(self._part, parts, end)
-            self._note(row, journal.record_line(row))
+            self._note(row, journal.record_line(row), cost)
         except BaseException:
             os.ftruncate(self._part, end)
             raise
         self.end = row.offset + row.nbytes
 
-    def remove(self, row: Row) -> None:
+    def remove(self, row: Row, cost: int) -> None:
         """Note a removal; an earlier record of the key becomes filler."""
-        self._note(row, journal.removal_line(row))
+        self._note(row, journal.removal_line(row), cost)
 
     def sync(self) -> None:
         """Make all that was taken survive a power cut: the records first, then their lines."""
@@ -104,31 +105,39 @@ class Part:
                 os.close(fd)
         self._part = self._journal = -1
 
-    def _note(self, row: Row, line: bytes) -> None:
+    def _layout_cost(self, row: Row) -> int:
+        known = row.layout is None or row.layout in self._layouts
+        return 0 if known or row.layout is None else layout_cost(row.layout)
+
+    def _note(self, row: Row, line: bytes, cost: int) -> None:
         try:
             end = write_all(self._journal, [line], self._journal_end)
         except BaseException:
             os.ftruncate(self._journal, self._journal_end)
             raise
         self._journal_end = end
-        self._header += header_cost(row, row.layout in self._layouts)
+        self._header += cost + self._layout_cost(row)
         self._layouts.add(row.layout)
         self.rows[row.key] = row
         self._unsynced += 1
 
 
-def header_cost(row: Row, known_layout: bool) -> int:
-    """Header bytes that a row needs at most, wherever its record will lie."""
-    key = len(dumps(dumps(row.key)))
+def header_cost(row: Row) -> int:
+    """Header bytes that a row needs at most, wherever its record will lie; without its layout."""
     if row.layout is None:
-        return key + 64 + FILLER_NBYTES
-    far = replace(row, offset=_FAR)
-    listed = len(dumps(dumps(row_to_json(far, 1_000_000, 1_000_000)))) + FILLER_NBYTES
-    layout = 0 if known_layout else len(dumps(dumps(row.layout.fields)))
-    return listed + layout + sum(map(len, record_entries(far, 0))) + len(row.layout.fields)
+        return len(dumps(dumps(row.key))) + 64 + FILLER_NBYTES
+    listed = len(dumps(dumps(row_to_json(row, _MANY, _MANY)))) + len(str(_FAR))
+    entries = sum(map(len, record_entries(row, row.offset - _FAR)))
+    return listed + entries + FILLER_NBYTES
+
+
+def layout_cost(layout: Layout) -> int:
+    """Header bytes that a layout needs."""
+    return len(dumps(dumps(layout.fields))) + 1
 
 
 def room_for(row: Row, store: Mapping[str, Any], name: str, least: int) -> int:
     """Bytes to reserve for the header of a shard that begins with ``row``: at least ``least``."""
-    needed = len(shard_header(name, store, [], None)) + _SPARE + header_cost(row, False)
+    needed = len(shard_header(name, store, [], None)) + _SPARE + header_cost(row)
+    needed += 0 if row.layout is None else layout_cost(row.layout)
     return max(least, needed + -needed % ALIGN)

@@ -2,17 +2,22 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vidcomp.errors import StoreCorruptError, StoreMissError
+from vidcomp.store.batch import read_batch
 from vidcomp.store.files import explained
 from vidcomp.store.format import digest, escape_key, unescape
+from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
-from vidcomp.store.pool import FilePool
+from vidcomp.store.pool import FilePool, OpenFile
 from vidcomp.store.record import read_meta, unpack
 from vidcomp.store.shard import shard_path
-from vidcomp.store.types import RecordInfo, Row
+from vidcomp.store.types import Location, RecordInfo, Row
 from vidcomp.store.view import View, load_view
 from vidcomp.types import TokenBatch, VideoTokens
 
@@ -60,7 +65,7 @@ class TokenCache:
         self._path, self._verify, self._max_open_files = path, verify, max_open_files
         self._manifest = read_manifest(path)
         self._view = self._load(pin)
-        self._pool = FilePool(max_open_files)
+        self._pool = FilePool(partial(shard_path, path), max_open_files)
         self._sorted: list[str] | None = None
 
     @property
@@ -98,11 +103,10 @@ class TokenCache:
             StoreMissError: no such record.
             StoreCorruptError: its bytes are not those that were written.
         """
-        row = self._row(key)
-        assert row.layout is not None  # noqa: S101  # only removals have none
-        data = self._read(row)
+        place = self._locate(key)
+        data = self._read(key, place)
         try:
-            return unpack(data, row.layout, row.counts)
+            return unpack(data, place.layout, place.counts)
         except StoreCorruptError as error:
             raise StoreCorruptError(f"{key!r} in {self._path}: {error}") from error
 
@@ -113,7 +117,12 @@ class TokenCache:
             StoreMissError, StoreCorruptError: as for one.
             ShapeError: no keys, or videos of other widths or types.
         """
-        return TokenBatch.pack([self[key] for key in keys], keys)
+        places = [self._locate(key) for key in keys]
+        for key, place in zip(keys, places, strict=True):
+            self._check(key, place)  # before room is made for all of them
+        batch = read_batch(places, keys, self._read_pieces) if places else None
+        # Records of several forms are left to the batch itself: it joins or refuses them.
+        return TokenBatch.pack([self[key] for key in keys], keys) if batch is None else batch
 
     def meta(self, key: str) -> dict[str, Any]:
         """What the writer put beside the tokens: path, decoder, damage, versions.
@@ -121,12 +130,13 @@ class TokenCache:
         Raises:
             StoreMissError, StoreCorruptError: as for the tokens.
         """
-        row = self._row(key)
-        assert row.layout is not None  # noqa: S101  # only removals have none
-        about = read_meta(self._read(row)[row.layout.num_bytes(row.counts) :])
-        if about["key"] != row.key:
+        place = self._locate(key)
+        data = self._read(key, place)
+        about = read_meta(data[place.layout.places(place.counts).nbytes :])
+        if about["key"] != escape_key(key):
             raise StoreCorruptError(
-                f"the bytes of {key!r} in shard {row.shard} belong to {about['key']!r}: run verify"
+                f"the bytes of {key!r} in shard {place.shard} belong to {about['key']!r}: run "
+                f"verify"
             )
         meta = about.get("meta")
         return meta if isinstance(meta, dict) else {}
@@ -137,7 +147,8 @@ class TokenCache:
         Raises:
             StoreMissError: no such record.
         """
-        return _info(self._row(key))
+        table, i = self._place(key)
+        return _info(table.row(i))
 
     def entries(self) -> Iterator[RecordInfo]:
         """``info`` of all records, in no particular order, quicker than key by key."""
@@ -172,38 +183,66 @@ class TokenCache:
             _log.warning("%s: %s", self._path, problem)
         return view
 
-    def _row(self, key: str) -> Row:
-        row = self._view.row(escape_key(key))
-        if row is None:
+    def _place(self, key: str) -> tuple[Table, int]:
+        place = self._view.place(escape_key(key))
+        if place is None:
             raise StoreMissError(
                 f"{self._path} has no record {key!r} among its {len(self)}: check the key, or "
                 f"extract the video"
             )
-        return row
+        return place
 
-    def _read(self, row: Row) -> memoryview:
+    def _locate(self, key: str) -> Location:
+        table, i = self._place(key)
+        return table.location(i)
+
+    def _check(self, key: str, place: Location) -> OpenFile:
+        """The shard of a record that can be there.
+
+        Raises:
+            StoreCorruptError: its bytes cannot hold its tensors, or its shard is gone or cut.
+            StoreError: the shard cannot be opened.
+        """
+        needed = place.layout.places(place.counts).nbytes
+        try:
+            file = self._pool.get(place.shard)
+        except FileNotFoundError as error:
+            raise StoreCorruptError(
+                f"{_what(key, place)} is gone: open the cache again if it was compacted, else run "
+                f"verify"
+            ) from error
+        except OSError as error:
+            with explained(f"read {_what(key, place)}"):
+                raise error
+        if needed >= place.nbytes or place.offset + place.nbytes > file.size:
+            raise StoreCorruptError(
+                f"{_what(key, place)} has {file.size} bytes, which cannot hold {place.nbytes} from "
+                f"{place.offset} on with {needed} of tensors and the meta: it was cut, run verify"
+            )
+        return file
+
+    def _read(self, key: str, place: Location) -> memoryview:
         """All bytes of a record, checked."""
-        what = f"shard {row.shard}, which holds {unescape(row.key)!r},"
-        assert row.layout is not None  # noqa: S101  # only removals have none
-        if row.layout.num_bytes(row.counts) >= row.nbytes:
-            raise StoreCorruptError(
-                f"{what} has {row.nbytes} bytes for a record of "
-                f"{row.layout.num_bytes(row.counts)} and its meta: run verify"
-            )
-        with explained(f"read {what}"):
-            try:
-                file = self._pool.get(shard_path(self._path, row.shard))
-            except FileNotFoundError as error:
-                raise StoreCorruptError(
-                    f"{what} is gone: open the cache again if it was compacted, else run verify"
-                ) from error
-            data = memoryview(file.read(row.offset, row.nbytes, what))
-        if self._verify and digest(data) != row.checksum:
-            raise StoreCorruptError(
-                f"{what} has other bytes than were written (hash {digest(data):016x} instead of "
-                f"{row.checksum:016x}): run verify, then extract the video again"
-            )
+        file = self._check(key, place)
+        data = np.empty(place.nbytes, np.uint8).data  # a bytearray would be filled with zeros first
+        self._fill(file, key, place, [data])
         return data
+
+    def _read_pieces(self, key: str, place: Location, pieces: list[memoryview]) -> None:
+        self._fill(self._check(key, place), key, place, pieces)
+
+    def _fill(self, file: OpenFile, key: str, place: Location, pieces: list[memoryview]) -> None:
+        """Fill buffers with all bytes of a record, and check them."""
+        try:
+            file.read_pieces(pieces, place.offset, f"shard {place.shard}")
+        except OSError as error:
+            with explained(f"read {_what(key, place)}"):
+                raise error
+        if self._verify and (found := digest(*pieces)) != place.checksum:
+            raise StoreCorruptError(
+                f"{_what(key, place)} has other bytes than were written (hash {found:016x} "
+                f"instead of {place.checksum:016x}): run verify, then extract the video again"
+            )
 
 
 def open_cache(path: str | Path) -> TokenCache:
@@ -214,6 +253,10 @@ def open_cache(path: str | Path) -> TokenCache:
         StoreError: it is no store, or cannot be read.
     """
     return TokenCache(path)
+
+
+def _what(key: str, place: Location) -> str:
+    return f"shard {place.shard}, which holds {key!r},"
 
 
 def _info(row: Row) -> RecordInfo:

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError
-from vidcomp.store.format import ALIGN, DTYPE_NAMES, escape, unescape
+from vidcomp.store.format import ALIGN, DTYPE_NAMES, digest, escape
 from vidcomp.store.layout import Counts, Field, Layout
 from vidcomp.store.types import Row, SourceId
 from vidcomp.types import VideoTokens
 
-__all__ = ["Packed", "pack", "read_meta", "unpack"]
+__all__ = ["Packed", "pack", "read_meta", "unpack", "unpack_rest"]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
@@ -39,14 +38,11 @@ class Packed:
 
     def row(self, rank: tuple[int, str], source: SourceId | None) -> Row:
         """What an index will say of it, but for its place."""
-        state = xxhash.xxh3_64()
-        for part in self.parts:
-            state.update(part)
         return Row(
             self.key,
             *rank,
             nbytes=self.nbytes,
-            checksum=state.intdigest(),
+            checksum=digest(*self.parts),
             counts=self.counts,
             layout=self.layout,
             source=source,
@@ -90,13 +86,6 @@ def unpack(buffer: memoryview, layout: Layout, counts: Counts) -> VideoTokens:
         StoreCorruptError: fields are missing or do not fit together.
     """
     tensors = layout.tensors(buffer, counts)
-    n, p = counts.num_tokens, counts.grid.num_patches
-    extras, frame_extras = {}, {}
-    for name in tensors:
-        if name.startswith("extras."):
-            extras[unescape(name[7:])] = tensors[name]
-        elif name.startswith("frame."):
-            frame_extras[unescape(name[6:])] = tensors[name]
     try:
         return VideoTokens(
             tokens=tensors["tokens"],
@@ -104,15 +93,31 @@ def unpack(buffer: memoryview, layout: Layout, counts: Counts) -> VideoTokens:
             spans=tensors["spans"],
             mass=tensors["mass"],
             grid=counts.grid,
-            assign=None if "assign" not in tensors else tensors["assign"].to(torch.int64) - 1,
-            weights=_sparse(tensors, n, p),
-            extras=extras,
-            frame_extras=frame_extras,
+            extras={name: tensors[field] for field, name in layout.extras},
+            **unpack_rest(tensors, layout, counts),
         )
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError) as error:
         raise StoreCorruptError(
             f"the record's fields {sorted(tensors)} make no tokens ({error}): run verify"
         ) from error
+
+
+def unpack_rest(tensors: Mapping[str, Tensor], layout: Layout, counts: Counts) -> dict[str, Any]:
+    """The fields of a video that have no row a token: provenance and frame extras.
+
+    Raises:
+        StoreCorruptError: soft provenance that points outside of its matrix.
+    """
+    assign = tensors.get("assign")
+    try:
+        weights = _sparse(tensors, counts.num_tokens, counts.grid.num_patches)
+    except RuntimeError as error:
+        raise StoreCorruptError(f"soft provenance is no matrix ({error}): run verify") from error
+    return {
+        "assign": None if assign is None else assign.to(torch.int64) - 1,
+        "weights": weights,
+        "frame_extras": {name: tensors[field] for field, name in layout.frame_extras},
+    }
 
 
 def read_meta(data: bytes | memoryview) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def replay(root: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
 
 
 def _is_whole(file: OpenFile, row: Row) -> bool:
-    if row.layout is None or row.layout.num_bytes(row.counts) >= row.nbytes:
+    if row.layout is None or row.layout.places(row.counts).nbytes >= row.nbytes:
         return False
     try:
         data = file.read(row.offset, row.nbytes, "part")

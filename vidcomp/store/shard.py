@@ -110,14 +110,13 @@ def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Seq
 def record_entries(row: Row, data_start: int) -> list[bytes]:
     """Header entries of a record's tensors."""
     assert row.layout is not None  # noqa: S101  # only removals have none
-    first = row.offset - data_start
-    out, end = [], 0
-    for field, start, end in row.layout.offsets(row.counts):
-        name = f"{row.key}/{field.name}"
-        sizes = field.sizes(row.counts)
-        out.append(entry(name, field.dtype, sizes, first + start, first + end))
-    meta = [row.nbytes - end]
-    out.append(entry(f"{row.key}/meta", "U8", meta, first + end, first + row.nbytes))
+    first, places = row.offset - data_start, row.layout.places(row.counts)
+    out = [
+        entry(f"{row.key}/{name}", dtype, sizes, first + start, first + stop)
+        for name, dtype, sizes, start, stop in places.tensors
+    ]
+    meta, end = row.nbytes - places.nbytes, first + places.nbytes
+    out.append(entry(f"{row.key}/meta", "U8", [meta], end, first + row.nbytes))
     return out
 
 
@@ -174,7 +173,7 @@ def read_shard_header(file: OpenFile, name: str) -> ShardHeader:
     """
     what = f"shard {name}"
     length = header_length(bytes(file.read(0, min(8, file.size), what)), file.size, what)
-    data = file.read(0, length, what)
+    data = bytes(file.read(0, length, what))
     check_header(data, what)
     header = parse_header(data, KIND, file.size, what)
     lists = {key: header.json(key, what) for key in ("layouts", "writers", "records", "removed")}

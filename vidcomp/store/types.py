@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
 from vidcomp.store.layout import Counts, Layout
 from vidcomp.types import Grid
 
-__all__ = ["Receipt", "RecordInfo", "Row", "SourceId"]
+__all__ = ["Location", "Receipt", "RecordInfo", "Row", "SourceId"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,17 @@ class Row:
     def rank(self) -> tuple[int, str]:
         """The largest rank of a key's rows wins."""
         return self.generation, self.writer
+
+
+class Location(NamedTuple):
+    """What reading a record needs."""
+
+    shard: str
+    offset: int
+    nbytes: int
+    checksum: int
+    counts: Counts
+    layout: Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

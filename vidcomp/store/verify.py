@@ -134,15 +134,14 @@ def _tensor_problems(
     for row in rows:
         if row.removed or row.layout is None:
             continue
-        if row.layout.num_bytes(row.counts) >= row.nbytes:
+        places = row.layout.places(row.counts)
+        if places.nbytes >= row.nbytes:
             return [f"{unescape(row.key)!r} has less bytes than its tensors need"]
-        first, end = row.offset - data_start, 0
-        for tensor, start, end in row.layout.offsets(row.counts):
-            sizes = list(tensor.sizes(row.counts))
-            place = (tensor.dtype, sizes, first + start, first + end)
-            wanted[f"{row.key}/{tensor.name}"] = place
-        meta = row.nbytes - end
-        wanted[f"{row.key}/meta"] = ("U8", [meta], first + end, first + row.nbytes)
+        first, end = row.offset - data_start, row.offset - data_start + places.nbytes
+        for name, dtype, sizes, start, stop in places.tensors:
+            wanted[f"{row.key}/{name}"] = (dtype, list(sizes), first + start, first + stop)
+        meta = row.nbytes - places.nbytes
+        wanted[f"{row.key}/meta"] = ("U8", [meta], end, first + row.nbytes)
     found = {name: value for name, value in entries.items() if not name.startswith("/pad.")}
     names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
     return [f"tensor {name!r} is not where its record says" for name in names[:3]]
@@ -205,7 +204,7 @@ def _check_records(root: Path, view: View, deep: bool, report: VerifyReport) -> 
 
 def _record_problem(file: OpenFile, row: Row, deep: bool) -> str | None:
     assert row.layout is not None  # noqa: S101  # only removals have none
-    size = row.layout.num_bytes(row.counts)
+    size = row.layout.places(row.counts).nbytes
     if size >= row.nbytes:
         return "its bytes are fewer than its tensors need"
     if row.offset + row.nbytes > file.size:

@@ -19,7 +19,7 @@ from vidcomp.store.commit import snapshot
 from vidcomp.store.files import explained
 from vidcomp.store.format import escape_key, unescape
 from vidcomp.store.manifest import FOLDERS, Manifest, create_or_join
-from vidcomp.store.part import Part, room_for
+from vidcomp.store.part import Part, header_cost, room_for
 from vidcomp.store.record import Packed, pack
 from vidcomp.store.recover import recover
 from vidcomp.store.types import Receipt, Row, SourceId
@@ -67,8 +67,8 @@ class CacheWriter:
         settings: StoreSettings | None = None,
         seal_bytes: int = 256 << 20,
         seal_s: float = 120.0,
-        sync_every: int = 32,
-        sync_s: float = 10.0,
+        sync_every: int = 256,
+        sync_s: float = 5.0,
     ) -> None:
         self.path = Path(path)
         self._settings = settings or StoreSettings()
@@ -142,7 +142,8 @@ class CacheWriter:
             if (self._view.row(escaped) if own is None else own if own.shard else None) is None:
                 raise StoreMissError(f"{self.path} has no record {key!r} to remove: check the key")
             row = Row(escaped, *self._next_rank(escaped))
-            self._part_for(row).remove(row)
+            cost = header_cost(row)
+            self._part_for(row, cost).remove(row, cost)
             self._own[escaped] = row
             self._after()
 
@@ -233,9 +234,10 @@ class CacheWriter:
 
     def _append(self, packed: Packed, source: SourceId | None) -> tuple[Row, bool]:
         row = packed.row(self._next_rank(packed.key), source)
-        part = self._part_for(row)
+        cost = header_cost(row)
+        part = self._part_for(row, cost)
         row = replace(row, shard=part.name, offset=part.end)
-        part.append(row, packed.parts)
+        part.append(row, packed.parts, cost)
         self._own[packed.key] = row
         return row, self._after()
 
@@ -244,9 +246,9 @@ class CacheWriter:
         known = self._view.generation(escaped) if own is None else own.generation
         return known + 1, self._id
 
-    def _part_for(self, row: Row) -> Part:
+    def _part_for(self, row: Row, cost: int) -> Part:
         """The open shard if its header has room for ``row``, else a new one."""
-        if self._part is not None and not self._part.fits(row):
+        if self._part is not None and not self._part.fits(row, cost):
             self._seal()
             # A header that fills up before its shard does was too small for records of this size.
             self._room = min(4 * self._room, _LAST_ROOM)
