@@ -19,6 +19,9 @@ from vidcomp.types import Frames, Source
 
 __all__ = ["Stream"]
 
+_KEEP = "pass on_damage='keep' to use what can be decoded"
+_OTHER_BACKEND = "use backend='auto', or on_damage='keep' for what can be decoded"
+
 
 class Stream:
     """The frames of one request; ``chunks`` is called once."""
@@ -83,7 +86,7 @@ class Stream:
                 yield self._frames(start, piece, piece.data)
                 self._num_given += len(piece.data)
         if not self._num_given:
-            raise self._error(self._rows[0])
+            raise self._error(self._rows[0], advice="none can be, so leave the file out")
 
     def _full_chunks(self) -> Iterator[Frames]:
         """Full chunks, each given only when there is more, so that the last one knows all."""
@@ -101,7 +104,7 @@ class Stream:
         """No backend can go on: an error, or the end of what is kept."""
         self._fault = str(error)
         if self._request.on_damage == "raise":
-            raise self._error(self._rows[start]) from error
+            raise self._error(self._rows[start], advice=_OTHER_BACKEND) from error
         self._missing += self._rows[start:]
 
     def _take_note(self, start: int, piece: Piece) -> None:
@@ -142,11 +145,13 @@ class Stream:
             damage.append(f"{len(self._doubtful)} follow an error and may show artefacts")
         return self._scan.source(self._chain.name, "; ".join(damage))
 
-    def _error(self, index: int, what: str = "cannot be decoded") -> DecodeError:
+    def _error(
+        self, index: int, what: str = "cannot be decoded", advice: str = _KEEP
+    ) -> DecodeError:
         return DecodeError(
             f"{self._scan.place.name}: frame {index} at {self._scan.pts_s[index]:.2f} s {what} by "
             f"{self._chain.name} ({self._fault or 'no reason given'}), after {self._num_given} of "
-            f"{len(self._rows)} frames asked for: pass on_damage='keep' to use what can be decoded"
+            f"{len(self._rows)} frames asked for: {advice}"
         )
 
 

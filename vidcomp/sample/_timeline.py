@@ -76,17 +76,20 @@ def cut(scan: Scan, request: DecodeRequest, pulse: Pulse) -> Part:
             f"{end:g} s: choose a range inside"
         )
     thumbnails = Thumbnails(scan, rows, request.limits.max_pixels, request.on_damage, pulse)
-    return Part(rows.start, timeline_of(scan, rows, end, thumbnails))
+    return Part(rows.start, timeline_of(scan, rows, request.start_s, end, thumbnails))
 
 
-def timeline_of(scan: Scan, rows: range, end_s: float, thumbnails: "Thumbnails") -> Timeline:
-    """What samplers see of the frames ``rows``."""
+def timeline_of(
+    scan: Scan, rows: range, start_s: float | None, end_s: float, thumbnails: "Thumbnails"
+) -> Timeline:
+    """What samplers see of the frames ``rows``, shown within [start_s, end_s)."""
     stop_s = scan.end_s if rows.stop == len(scan) else float(scan.pts_s[rows.stop])
     return Timeline(
         pts_s=torch.from_numpy(scan.pts_s[rows.start : rows.stop].copy()),
         end_s=min(end_s, stop_s),
         is_key=torch.from_numpy(scan.is_key[rows.start : rows.stop].copy()),
         thumbnails=thumbnails,
+        start_s=start_s,
     )
 
 

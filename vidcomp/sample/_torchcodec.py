@@ -1,7 +1,8 @@
 """Frames through torchcodec, on request and in its exact mode only.
 
 Its approximate mode takes frames by a steady rate and is wrong for variable ones.  torchcodec needs
-the FFmpeg of the system and raises a RuntimeError at import where there is none.
+the FFmpeg of the system and raises a RuntimeError at import where there is none.  Broken pictures
+that this FFmpeg conceals go unnoticed; the other backends notice them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -44,7 +44,7 @@ def probe(
     thumbnails = Thumbnails(scan, rows, limits.max_pixels, "raise", _nothing)
     return Probe(
         source=scan.source(backends_for(scan, backend)[0], scan.damage),
-        timeline=timeline_of(scan, rows, scan.end_s, thumbnails),
+        timeline=timeline_of(scan, rows, None, scan.end_s, thumbnails),
         container=scan.container,
     )
 
