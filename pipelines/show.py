@@ -92,7 +92,7 @@ def _draw_record(cache: TokenCache, key: str, recipe: Recipe, max_frames: int) -
     if video.assign is None and video.weights is None:
         raise StoreMissError(
             f"a token map needs the tokens' provenance, and {cache.path} was made without: "
-            f"extract again with --set store.assign=true, or show the video itself"
+            f"extract into another folder with --set store.assign=true, or show the video itself"
         )
     made_with = _recipe_of(cache.manifest.identity, recipe)
     request = DecodeRequest(
