@@ -64,8 +64,9 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> No
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=fps, options={"preset": "veryfast", "g": "50"})
         stream.pix_fmt = "yuv420p"
-        for pixels in frames:
-            stream.height, stream.width = pixels.shape[:2]
+        for index, pixels in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = pixels.shape[:2]
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))

@@ -38,7 +38,7 @@ WAIT_S = 0.12
 RECIPE = {
     "sample": {"name": "uniform", "num_frames": FRAMES},
     "encode": {"name": "dct"},
-    "compress": {"budget": {"tokens": 196}, "stages": ["uniform"]},
+    "compress": {"budget": {"tokens": 196}, "stages": [{"name": "uniform"}]},
 }
 
 
@@ -174,11 +174,9 @@ def race(
     """Medians: (loop, job, job / bound, loop / job)."""
     items = expand([str(clips)])
     requests = [prepared.request(item.path) for item in items]
-    counter = iter(range(10**6))
 
     def loop() -> None:
-        out = scratch / f"loop{next(counter)}"
-        out.mkdir()
+        out = Path(tempfile.mkdtemp(dir=scratch))
         for i, request in enumerate(requests):
             dense, *sizes = encode_stream(prepared, stream_frames(request), request)
             torch.save(prepared.reduce(dense, *sizes).tokens, out / f"{i}.pt")
@@ -197,7 +195,7 @@ def race(
     with Engine(workers=workers) as engine:
 
         def job() -> None:
-            out = scratch / f"job{next(counter)}"
+            out = Path(tempfile.mkdtemp(dir=scratch))
             with CacheWriter(
                 out, identity=identity(prepared.recipe), weights={}, settings=prepared.recipe.store
             ) as writer:
