@@ -9,10 +9,8 @@ written ends the run.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from queue import Queue
 
 from vidcomp.api import Prepared, range_s
 from vidcomp.errors import VidcompError
@@ -21,6 +19,7 @@ from vidcomp.sample.isolate import DecodeWorker
 from vidcomp.types import Frames, Source, VideoTokens
 
 from .inputs import Item
+from .queues import ByteQueue, WriterThread
 
 __all__ = ["Done", "Engine", "Failed", "Waits"]
 
@@ -86,50 +85,8 @@ class _Event:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the pixels."""
         return 0 if self.frames is None else self.frames.data.nbytes
-
-
-class _ByteQueue:
-    """A queue bounded by the bytes it holds; one oversized entry may always enter."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit, self._held = limit_bytes, 0
-        self._events: deque[_Event] = deque()
-        self._changed = threading.Condition()
-        self.closed = False
-
-    def put(self, event: _Event) -> bool:
-        """Wait for room; ``False`` if the queue was closed instead."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self.closed or self._held == 0 or self._held + event.num_bytes <= self._limit
-                )
-            )
-            if self.closed:
-                return False
-            self._events.append(event)
-            self._held += event.num_bytes
-            self._changed.notify_all()
-            return True
-
-    def get(self, *, wait: bool) -> _Event | None:
-        """The next event; ``None`` if there is none and ``wait`` is off or nothing will come."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._events or self.closed)
-            if not self._events:
-                return None
-            event = self._events.popleft()
-            self._held -= event.num_bytes
-            self._changed.notify_all()
-            return event
-
-    def close(self) -> None:
-        """Nothing more goes in; what waits is woken."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
 
 
 class Engine:
@@ -185,7 +142,7 @@ class Engine:
 
         Closing the iterator stops the run: what is in flight is dropped, what was written stays.
         """
-        queue = _ByteQueue(_QUEUE_BYTES)
+        queue: ByteQueue[_Event] = ByteQueue(_QUEUE_BYTES)
         lease = iter(items)
         lock = threading.Lock()
         opened: dict[str, _Open] = {}
@@ -195,7 +152,7 @@ class Engine:
             )
             for reader in self._readers
         ]
-        writer = _WriterThread(write)
+        writer = WriterThread(write)
         watcher = threading.Thread(target=_close_after, args=(readers, queue), daemon=True)
         for thread in (*readers, watcher, writer):
             thread.start()
@@ -218,7 +175,7 @@ class Engine:
         lease: Iterator[Item],
         lock: threading.Lock,
         opened: dict[str, _Open],
-        queue: _ByteQueue,
+        queue: ByteQueue[_Event],
     ) -> None:
         frames_of = stream_frames if reader is None else reader.frames
         while not queue.closed:
@@ -239,7 +196,7 @@ class Engine:
                 last = _Event(item, error=error)
             queue.put(last)
 
-    def _next_batch(self, queue: _ByteQueue) -> list[_Event]:
+    def _next_batch(self, queue: ByteQueue[_Event]) -> list[_Event]:
         """Wait for one event, then take what is ready until the encoder's batch is full."""
         started = time.perf_counter()
         first = queue.get(wait=True)
@@ -256,7 +213,7 @@ class Engine:
         prepared: Prepared,
         batch: list[_Event],
         opened: dict[str, _Open],
-        writer: "_WriterThread",
+        writer: WriterThread[Done],
     ) -> Iterator[Failed]:
         started = time.perf_counter()
         chunks = [e for e in batch if e.frames is not None and e.item.key in opened]
@@ -327,54 +284,7 @@ def _finish(prepared: Prepared, event: _Event, video: _Open) -> Done | Failed:
     )
 
 
-def _close_after(readers: list[threading.Thread], queue: _ByteQueue) -> None:
+def _close_after(readers: list[threading.Thread], queue: ByteQueue[_Event]) -> None:
     for thread in readers:
         thread.join()
     queue.close()
-
-
-class _WriterThread(threading.Thread):
-    """Writes finished videos in order; its first error is raised in the run's own thread."""
-
-    def __init__(self, write: Callable[[Done], None]) -> None:
-        super().__init__(daemon=True)
-        self._write = write
-        self._todo: Queue[Done | None] = Queue(maxsize=16)
-        self._written: deque[Done] = deque()
-        self._error: BaseException | None = None
-        self._abandoned = False
-
-    def run(self) -> None:
-        while (done := self._todo.get()) is not None:
-            if self._error is None and not self._abandoned:
-                try:
-                    self._write(done)
-                    self._written.append(done)
-                except BaseException as error:  # noqa: BLE001  # raised again in `outcomes`
-                    self._error = error
-
-    def put(self, done: Done) -> None:
-        """Hand over a video; waits while the writer is far behind."""
-        self._todo.put(done)
-
-    def outcomes(self) -> Iterator[Done]:
-        """Videos written since the last call.
-
-        Raises:
-            StoreError: a write failed; everything written before it stays.
-        """
-        while self._written:
-            yield self._written.popleft()
-        if self._error is not None:
-            raise self._error
-
-    def finish(self) -> None:
-        """Wait until everything handed over is written."""
-        self._todo.put(None)
-        self.join()
-
-    def abandon(self) -> None:
-        """Write nothing more."""
-        self._abandoned = True
-        if self.is_alive():
-            self._todo.put(None)
