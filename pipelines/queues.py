@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from queue import Queue
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["ByteQueue", "WriterThread"]
+__all__ = ["ByteQueue", "Sized", "WriterThread"]
 
 
 class Sized(Protocol):

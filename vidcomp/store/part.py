@@ -15,7 +15,7 @@ from vidcomp.store.layout import Layout
 from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_to_json, shard_header
 from vidcomp.store.types import Row
 
-__all__ = ["Part", "header_cost", "room_for"]
+__all__ = ["Part", "header_cost", "layout_cost", "room_for"]
 
 _SPARE = 512
 _FAR = 10**12
