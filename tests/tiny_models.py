@@ -185,7 +185,7 @@ def _vjepa2() -> tuple[nn.Module, dict[str, Any]]:
         frames_per_clip=8,
         tubelet_size=2,
         hidden_size=32,
-        num_attention_heads=4,
+        num_attention_heads=2,
         num_hidden_layers=3,
         mlp_ratio=2,
         num_pooler_layers=1,
@@ -364,7 +364,7 @@ def save_tiny(name: str, folder: Path, *, seed: int = 0) -> Path:
 
 
 def _save_pytorchvideo(config: dict[str, Any], folder: Path) -> Path:
-    from vidcomp.encode.pytorchvideo import make_network
+    from vidcomp.encode.networks import make_network
 
     model = make_network(config["architecture"], config["kwargs"])
     _roughen(model)

@@ -12,7 +12,8 @@ from tiny_models import PYTORCHVIDEO_MODELS, random_frames
 from torch import Tensor, nn
 
 from vidcomp.encode import _pytorchvideo
-from vidcomp.encode.pytorchvideo import PyTorchVideo, make_network
+from vidcomp.encode.networks import make_network
+from vidcomp.encode.pytorchvideo import PyTorchVideo
 from vidcomp.encode.weights import convert_checkpoint
 from vidcomp.errors import ConfigError, MissingExtraError, ShapeError
 from vidcomp.functional.resize import Resize

@@ -57,7 +57,10 @@ class EncoderConfig(Config, ABC):
 
 
 class Encoder(ABC):
-    """Pixels to patch tokens; a value after it is built: the same frames give the same tokens."""
+    """Pixels to patch tokens; a value after it is built: the same frames give the same tokens.
+
+    One thread at a time may call it.
+    """
 
     config: EncoderConfig
     resize: Resize

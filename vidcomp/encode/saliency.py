@@ -48,12 +48,17 @@ class Probe:
 
 def probe_pooling_head(model: Any) -> Watch | None:
     """A watch on the attention of the pooling head, or ``None`` if the model has none."""
-    head: Any = getattr(model, "head", None)
+    parent = next(
+        (m for m in model.modules() if isinstance(getattr(m, "head", None), nn.Module)), None
+    )
+    if parent is None:
+        return None
+    head: Any = parent.head
     if isinstance(getattr(head, "attention", None), nn.MultiheadAttention):
         head.attention = watch = Watch(head.attention, _mean_row)
         return watch
-    if isinstance(head, nn.Module) and hasattr(head, "cls_token") and hasattr(head, "k_proj"):
-        model.head = watch = Watch(head, partial(_pooling_row, head))
+    if hasattr(head, "cls_token") and hasattr(head, "k_proj"):
+        parent.head = watch = Watch(head, partial(_pooling_row, head))
         return watch
     return None
 

@@ -111,7 +111,7 @@ def load_tower(checkpoint: Checkpoint, dtype: torch.dtype, *, needs_head: bool =
     missing = [
         name
         for name in sorted(report["missing_keys"])
-        if not _UNUSED.search(name) or (needs_head and name.startswith("head."))
+        if not _UNUSED.search(name) or (needs_head and "head" in name.split("."))
     ]
     if missing:
         raise ConfigError(
