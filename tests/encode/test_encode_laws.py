@@ -1,6 +1,7 @@
 """What every encoder promises, on every family."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,28 @@ def test_cells_of_a_feature_map_share_the_picture_and_patches_do_not():
     patches = valid_patches(cut, Grid(1, 3, 3), patch=(3, 3))
     assert patches is not None
     assert not patches.any()
+
+
+def test_the_python_of_the_page_runs():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "encoders.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/encoders.md", "exec"), {})
+    for name in ENCODERS.names():
+        assert f"`{name}`" in page
+        assert all(f"`{setting}`" in page for setting in ENCODERS[name].model_fields)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gpu_gives_the_same_tokens(name: str, tiny):
+    kind, _, model = name.partition(":")
+    config = ENCODERS.make(kind, **({"model": tiny(model)} if model else {"size": 28}))
+    if model in ("clip", "siglip", "dinov3"):
+        config = ENCODERS.make(kind, model=tiny(model), saliency=True)
+    near, far = config.build(), config.build(device="cuda")
+    frames = frames_for(near, near.frames_multiple + 1, content=(0, 0, 16, 16))
+    a, b = near(frames), far(frames)
+    assert b.tokens.is_cuda
+    assert torch.allclose(a.tokens, b.to("cpu").tokens, rtol=1e-2, atol=1e-2)
+    for key, value in a.extras.items():
+        assert torch.allclose(value, b.extras[key].cpu(), rtol=1e-2, atol=1e-4)
