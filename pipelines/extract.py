@@ -145,14 +145,14 @@ def _run(
         prepared = prepare(recipe, device=options.device, compile=options.compile)
         prepared.check_budget()
         summary.fingerprint = fingerprint(recipe, prepared.weights, FORMAT_VERSION)
-        versions = _versions()
+        shared = {"resize": prepared.encoder.resize.dump(), "versions": _versions()}
         with CacheWriter(
             out, identity=identity(recipe), weights=prepared.weights, settings=recipe.store
         ) as writer:
 
             def write(done: Done) -> None:
                 source = source_id(done.item.path, content=options.content_identity)
-                writer.add(done.item.key, done.video, _meta(done, versions), source)
+                writer.add(done.item.key, done.video, {**_meta(done), **shared}, source)
                 log.discard(done.item.key)
 
             with closing(engine.run(prepared, todo, write)) as outcomes:
@@ -214,7 +214,7 @@ def _report_cached(items: Sequence[Item], out: Path, summary: Summary) -> None:
         summary.add_cached(item.key, cache.info(item.key).num_tokens, cache.meta(item.key))
 
 
-def _meta(done: Done, versions: dict[str, str]) -> dict[str, Any]:
+def _meta(done: Done) -> dict[str, Any]:
     return {
         "source": None if done.source is None else asdict(done.source),
         "start_s": done.item.start_s,
@@ -222,7 +222,6 @@ def _meta(done: Done, versions: dict[str, str]) -> dict[str, Any]:
         "seconds": done.num_seconds,
         "num_frames": done.num_frames,
         "tokens_in": done.num_tokens_in,
-        "versions": versions,
     }
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vidcomp.api import encode_stream, prepare
 from vidcomp.config import AnySampler, Recipe
-from vidcomp.encode.base import EncoderConfig
 from vidcomp.errors import ConfigError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.functional.resize import Resize
+from vidcomp.registry import SAMPLERS
 from vidcomp.report import frame_of_row, patch_tokens, pick_rows, token_map
 from vidcomp.sample.base import Sampler, Selection, Timeline
 from vidcomp.sample.decode import DecodeRequest, stream_frames
@@ -42,8 +42,7 @@ def show(
     Args:
         source: a video, or a cached record as ``DIR#KEY``.
         out: png, jpg or webp file; its folder is made.
-        recipe: how a video is compressed; of a record only where the weights lie, as the cache
-            knows the rest.
+        recipe: how a video is compressed; a record has its own.
         start_s: start of the range in seconds; a record has its own.
         end_s: end of it.
         max_frames: most frames to draw, evenly spaced.
@@ -66,7 +65,7 @@ def show(
     if record is None:
         image = _draw_video(source, recipe, start_s, end_s, max_frames)
     else:
-        image = _draw_record(*record, recipe, max_frames)
+        image = _draw_record(*record, max_frames)
     _save(image, out)
     return out
 
@@ -87,18 +86,17 @@ def _draw_video(
     )
 
 
-def _draw_record(cache: TokenCache, key: str, recipe: Recipe, max_frames: int) -> Image.Image:
+def _draw_record(cache: TokenCache, key: str, max_frames: int) -> Image.Image:
     video, meta = cache[key], cache.meta(key)
     if video.assign is None and video.weights is None:
         raise StoreMissError(
             f"a token map needs the tokens' provenance, and {cache.path} was made without: "
             f"extract into another folder with --set store.assign=true, or show the video itself"
         )
-    made_with = _recipe_of(cache.manifest.identity, recipe)
     request = DecodeRequest(
         path=_source_path(cache, key, meta),
-        sampler=cast("Sampler", made_with.sample),
-        resize=_resize(made_with),
+        sampler=cast("Sampler", SAMPLERS.parse(cache.manifest.identity["sample"])),
+        resize=Resize(**meta["resize"]) if "resize" in meta else None,
         start_s=meta.get("start_s"),
         end_s=meta.get("end_s"),
     )
@@ -207,29 +205,6 @@ def _source_path(cache: TokenCache, key: str, meta: dict[str, Any]) -> str:
             f"{path} has changed since {key!r} was made from it: run extract again, then show"
         )
     return path
-
-
-def _recipe_of(identity: dict[str, Any], recipe: Recipe) -> Recipe:
-    """The recipe a cache was made with; where weights lie, which it does not know, as given."""
-    data = {name: identity[name] for name in Recipe.model_fields if name in identity}
-    given = recipe.dump()["encode"]
-    if given["name"] == data["encode"]["name"]:
-        places = type(recipe.encode).locations() & set(given)
-        data["encode"] = {name: given[name] for name in places} | data["encode"]
-    try:
-        return Recipe.parse(data)
-    except ConfigError as error:
-        raise ConfigError(
-            f"the cache does not know where its encoder's weights lie ({error}): pass the --recipe "
-            f"that it was made with"
-        ) from error
-
-
-def _resize(recipe: Recipe) -> Resize:
-    """How the encoder wants its frames; it is built only if the recipe does not say."""
-    encode = recipe.encode
-    assert isinstance(encode, EncoderConfig)  # noqa: S101  # the registry checked it
-    return encode.resize or encode.build().resize
 
 
 def _save(image: Image.Image, out: Path) -> None:
