@@ -102,7 +102,7 @@ class DecordReader:
         # A program may have told decord to hand out tensors of some framework.
         pixels = np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)
         if self._log.num_errors != self._seen:
-            raise BackendError(f"its decoder reports: {self._log.last}")
+            raise BackendError(f"its decoder reports errors, the last is {self._log.last!r}")
         if pixels.shape[1:3] != self._size:
             raise BackendError(f"its frames are {pixels.shape[1:3]}, not {self._size}")
         return pixels
@@ -138,7 +138,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class _ErrorLog:
-    """Counts the error messages of decord's own FFmpeg, which would go to stderr and be lost."""
+    """Counts what decord's own FFmpeg says of errors, which would go to stderr and be lost."""
 
     def __init__(self) -> None:
         self.num_errors = 0
@@ -155,7 +155,8 @@ class _ErrorLog:
         library.av_log_set_callback(self._callback)
 
     def _note(self, _context: Any, level: int, text: bytes, _arguments: Any) -> None:
-        if level <= _AV_LOG_ERROR:
+        # Concealment is told at a lower level, sometimes as the only sign of a broken picture.
+        if text and (level <= _AV_LOG_ERROR or text.startswith(b"concealing")):
             self.num_errors += 1
             self.last = text.decode("ascii", "replace").strip()
 

@@ -43,7 +43,7 @@ class Stream:
         max_pixels = request.limits.max_pixels
         part = cut(scan, request, pulse)
         selection = _select(request, part)
-        _check_chunk(request, scan)
+        _check_chunk(request, scan, len(selection.indices))
         self._rows: list[int] = (selection.indices + part.first).tolist()
         self._first_padded = len(self._rows) - selection.num_padded
         names = backends_for(scan, request.backend)
@@ -178,14 +178,15 @@ def _select(request: DecodeRequest, part: Part) -> Selection:
     return selection
 
 
-def _check_chunk(request: DecodeRequest, scan: Scan) -> None:
+def _check_chunk(request: DecodeRequest, scan: Scan, num_rows: int) -> None:
     height, width = scan.height, scan.width
+    num_frames = min(request.chunk_frames, num_rows)
     if request.resize is not None:
         height, width = target_size(height, width, request.resize)
-    num_bytes = request.chunk_frames * height * width * 3
+    num_bytes = num_frames * height * width * 3
     if num_bytes > request.limits.max_bytes:
         raise DecodeError(
-            f"{request.path}: a chunk of {request.chunk_frames} frames of {height} x {width} holds "
+            f"{request.path}: a chunk of {num_frames} frames of {height} x {width} holds "
             f"{num_bytes} bytes, above the limit of {request.limits.max_bytes}: lower "
             f"chunk_frames, resize or raise Limits.max_bytes"
         )
