@@ -170,6 +170,18 @@ def test_the_dead_of_this_machine_are_recovered(abandoned):
     assert list((path / "wal").iterdir()) == []
 
 
+def test_a_delta_that_outlived_its_shard_costs_nothing(abandoned, tmp_path):
+    """As after a power cut that undid the renaming of the shard."""
+    path, name = abandoned
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    recover(copy)
+    shutil.copy(copy / "deltas" / f"{name}.safetensors", path / "deltas")
+    assert recover(path) == [name]
+    assert state(path) == {f"v{i}": i for i in range(5)}
+    assert verify(path).ok
+
+
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"machine": "other"}])
 def test_writers_of_other_machines_are_left_alone(abandoned, changes):
     path, name = abandoned

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from store_builders import IDENTITY, bits, tiny, write
+from store_crash_child import OPERATIONS, state_after
 
-from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, TokenCache, open_cache, verify
 
 
@@ -79,6 +80,51 @@ def test_after_space_is_freed_the_same_writer_goes_on(tmp_path, full_after):
         writer.add("c", tiny(seed=2))
     assert open_cache(tmp_path).keys() == ["a", "b", "c"]
     assert verify(tmp_path).ok
+
+
+def test_any_step_may_fail_once_and_the_same_writer_goes_on(tmp_path, monkeypatch):
+    """Each system call in turn says that the disk is full; then there is space again."""
+    count, deadly, told = 0, 0, []
+
+    def failing(real):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == deadly:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("pwritev", "fsync", "rename", "replace", "ftruncate"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    while deadly == 0 or count >= deadly:
+        count, deadly = 0, deadly + 1
+        path = tmp_path / str(deadly)
+        writer = None
+        for operation, *args in (("open",), *OPERATIONS, ("close",)):
+            for _ in range(1 if operation == "seal" else 2):  # the next one seals as well
+                try:
+                    if operation == "open":
+                        writer = CacheWriter(path, identity={}, sync_every=2)
+                    elif operation == "add":
+                        writer.add(args[0], tiny(seed=args[1]))
+                    else:
+                        getattr(writer, operation)(*args)
+                    break
+                except StoreMissError:  # the first try removed it before it failed
+                    break
+                except StoreError as error:
+                    told.append(str(error))
+        CacheWriter(path, identity={}).close()  # finishes what a failed close left
+        cache = open_cache(path)
+        wanted = {key: bits(tiny(seed=seed).tokens) for key, seed in state_after(99).items()}
+        assert {key: bits(cache[key].tokens) for key in cache.keys()} == wanted  # noqa: SIM118
+        report = verify(path)
+        assert (report.problems, report.pending) == ([], [])
+    assert deadly > 30
+    assert len(told) > 30
+    assert all("No space left" in message for message in told)
 
 
 def test_a_store_cannot_be_made_on_a_full_disk(tmp_path, full_after):

@@ -61,8 +61,6 @@ def seal(
     finally:
         os.close(fd)
     part.rename(shard)
-    sync_folder(shard.parent)
-    sync_folder(part.parent)
 
 
 def publish(root: Path, name: str, store_id: str, rows: Sequence[Row]) -> None:
@@ -72,6 +70,8 @@ def publish(root: Path, name: str, store_id: str, rows: Sequence[Row]) -> None:
         OSError: a step failed; all of them may be repeated.
     """
     table = Table.of_rows(store_id, [name], rows)
+    for folder in ("shards", "wal"):  # a delta must not outlive a power cut that its shard did not
+        sync_folder(root / folder)
     replace_file(delta_path(root, name), table.write())
     drop(root, name)
 

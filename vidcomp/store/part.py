@@ -33,6 +33,9 @@ class Part:
         """Bytes reserved for the header, a multiple of 64."""
         self.end = room
         """Byte after the last record."""
+        self.sealed = False
+        """Whether it is among the shards, where bytes added now would not be in its header; it
+        may still lack its delta."""
         self.started_s = time.monotonic()
         self._root = root
         self._store = dict(store)
@@ -89,8 +92,9 @@ class Part:
     def commit(self) -> None:
         """Seal the shard and make it visible; the part is closed afterwards, or as it was."""
         rows = self.in_order()
-        if part_path(self._root, self.name).exists():
+        if not self.sealed:
             seal(self._root, self.name, self._store, rows, (self.room, self.end))
+            self.sealed = True
         publish(self._root, self.name, str(self._store["id"]), rows)
         self.close()
 

@@ -67,20 +67,17 @@ def _recover_one(root: Path, name: str, manifest: Manifest) -> bool:
 
 
 def _finish(root: Path, name: str, manifest: Manifest) -> bool:
-    if delta_path(root, name).exists():
+    is_sealed = shard_path(root, name).exists()
+    rows: Sequence[Row] = ()
+    if is_sealed and not delta_path(root, name).exists():
+        rows = read_shard_header(OpenFile(shard_path(root, name)), name).rows
+    elif not is_sealed and part_path(root, name).exists():
+        rows, data = replay(root, name)
+        if rows:
+            seal(root, name, manifest.to_json(), rows, data)
+    if not rows:
         drop(root, name)
         return False
-    if not part_path(root, name).exists():
-        if not shard_path(root, name).exists():
-            drop(root, name)
-            return False
-        rows: Sequence[Row] = read_shard_header(OpenFile(shard_path(root, name)), name).rows
-    else:
-        rows, data = replay(root, name)
-        if not rows:
-            drop(root, name)
-            return False
-        seal(root, name, manifest.to_json(), rows, data)
     publish(root, name, manifest.id, rows)
     _log.info("recovered %d rows of a writer that died: %s", len(rows), name)
     return True

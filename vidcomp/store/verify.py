@@ -54,7 +54,8 @@ def verify(path: str | Path, *, deep: bool = True) -> VerifyReport:
             lie within their files.
 
     Raises:
-        StoreMissError: there is no store; all else is in the report.
+        StoreMissError: there is no store.
+        StoreError: it may not be read, or is of a newer format; all damage is in the report.
     """
     root = Path(path)
     report = VerifyReport(path=str(root))

@@ -248,6 +248,8 @@ class CacheWriter:
 
     def _part_for(self, row: Row, cost: int) -> Part:
         """The open shard if its header has room for ``row``, else a new one."""
+        if self._part is not None and self._part.sealed:
+            self._seal()  # an earlier try failed half way
         if self._part is not None and not self._part.fits(row, cost):
             self._seal()
             # A header that fills up before its shard does was too small for records of this size.
