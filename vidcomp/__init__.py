@@ -18,6 +18,7 @@ _PLACES = {
     "Recipe": "vidcomp.config",
     "Stage": "vidcomp.config",
     "load_recipe": "vidcomp.config",
+    "Resize": "vidcomp.functional.resize",
     "read_frames": "vidcomp.sample.decode",
     "stream_frames": "vidcomp.sample.decode",
     "probe": "vidcomp.sample.probe",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from vidcomp.config import Recipe as Recipe
     from vidcomp.config import Stage as Stage
     from vidcomp.config import load_recipe as load_recipe
+    from vidcomp.functional.resize import Resize as Resize
     from vidcomp.sample.decode import read_frames as read_frames
     from vidcomp.sample.decode import stream_frames as stream_frames
     from vidcomp.sample.probe import probe as probe
