@@ -98,7 +98,7 @@ def test_lower_precision_is_rounding_of_float32(dtype: str):
 def test_sizes_that_patches_do_not_divide_are_refused():
     with pytest.raises(ShapeError, match="resize to 28 x 42"):
         Dct().build()(random_frames(1, 30, 44))
-    with pytest.raises(ShapeError, match="multiple"):
+    with pytest.raises(ConfigError, match="multiple"):
         Dct(size=225).build()
 
 

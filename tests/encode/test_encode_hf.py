@@ -117,7 +117,7 @@ def test_fixed_positions_and_odd_sizes_are_refused(tiny):
         Hf(model=tiny("aimv2")).build()(random_frames(1, 24, 40))
     with pytest.raises(ShapeError, match="resize to 24 x 40"):
         Hf(model=tiny("siglip")).build()(random_frames(1, 25, 43))
-    with pytest.raises(ShapeError, match="fixed positions"):
+    with pytest.raises(ConfigError, match="fixed positions"):
         Hf(model=tiny("aimv2"), resize=Resize(height=64, width=64)).build()
 
 

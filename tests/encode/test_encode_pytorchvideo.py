@@ -94,7 +94,7 @@ def test_convolutions_take_other_sizes_and_positions_do_not(tiny):
     assert PyTorchVideo(model=tiny("x3d")).build()(random_frames(4, 96, 128)).grid == (4, 3, 4)
     with pytest.raises(ShapeError, match="32 x 32 pixels, got 64 x 64"):
         PyTorchVideo(model=tiny("mvit")).build()(random_frames(4, 64, 64))
-    with pytest.raises(ShapeError, match="32 x 32"):
+    with pytest.raises(ConfigError, match="32 x 32"):
         PyTorchVideo(model=tiny("mvit"), resize=Resize(height=64, width=64)).build()
 
 

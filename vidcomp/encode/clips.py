@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.encode.base import Encoder, EncoderConfig
-from vidcomp.errors import ShapeError
+from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.resize import Resize
 from vidcomp.types import Frames, Grid, VideoTokens
 
@@ -55,13 +55,17 @@ class ClipEncoder(Encoder):
         """Features of equally long clips of one size, [B, F, C, H, W] uint8 on the device."""
 
     def check_resize(self) -> None:
-        """Say at once if the pictures that ``resize`` makes do not fit.
+        """Say at once if the pictures that the settings ask for do not fit.
 
         Raises:
-            ShapeError: they do not.
+            ConfigError: they do not.
         """
-        if self.resize.mode not in ("smart", "none"):  # those follow the picture
+        if self.resize.mode in ("smart", "none"):  # these follow the picture
+            return
+        try:
             self.grid(self.frames_multiple, self.resize.height, self.resize.width)
+        except ShapeError as error:
+            raise ConfigError(f"the encoder's size cannot be used: {error}") from error
 
     def clip_length(self, num_frames: int) -> int:
         """Frames to which the last clip of ``num_frames`` is filled by repeating the last one."""

@@ -56,8 +56,8 @@ class Dct(EncoderConfig):
         """The encoder; nothing is loaded.
 
         Raises:
-            ConfigError: more coefficients than a patch has pixels.
-            ShapeError: the size is not a multiple of the patch.
+            ConfigError: more coefficients than a patch has pixels, or the size is not a multiple of
+                the patch.
         """
         return DctEncoder(self, device=device, compile=compile, batch_size=batch_size)
 

@@ -67,8 +67,8 @@ class Hf(EncoderConfig):
         """The encoder with its weights.
 
         Raises:
-            ConfigError: the model cannot be found or read, or is no frame encoder.
-            ShapeError: it cannot take pictures of the size in ``resize``.
+            ConfigError: the model cannot be found or read, is no frame encoder, or does not take
+                pictures of the size in ``resize``.
         """
         return HfEncoder(self, device=device, compile=compile, batch_size=batch_size)
 

@@ -52,8 +52,8 @@ class HfClip(EncoderConfig):
         """The encoder with its weights.
 
         Raises:
-            ConfigError: the model cannot be found or read, or is no clip encoder.
-            ShapeError: it cannot take pictures of the size in ``resize``.
+            ConfigError: the model cannot be found or read, is no clip encoder, or does not take
+                pictures of the size in ``resize``.
         """
         return HfClipEncoder(self, device=device, compile=compile, batch_size=batch_size)
 

@@ -60,9 +60,9 @@ class PyTorchVideo(EncoderConfig):
         """The encoder with its weights.
 
         Raises:
-            ConfigError: the model cannot be found or read, or its config.json is wrong.
+            ConfigError: the model cannot be found or read, its config.json is wrong, or it does
+                not take pictures of the size in ``resize``.
             MissingExtraError: pytorchvideo is not installed.
-            ShapeError: it cannot take pictures of the size in ``resize``.
         """
         return PyTorchVideoEncoder(self, device=device, compile=compile, batch_size=batch_size)
 
