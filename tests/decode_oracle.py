@@ -102,3 +102,15 @@ class Stumbles(Sampler):
 
     def __call__(self, timeline: Timeline) -> Selection:
         raise ZeroDivisionError("in the sampler")
+
+
+class Works(Sampler):
+    """Busy with the pixels for some seconds."""
+
+    seconds: float = 3.0
+
+    def __call__(self, timeline: Timeline) -> Selection:
+        end_s = time.monotonic() + self.seconds
+        while time.monotonic() < end_s:
+            timeline.thumbnails()
+        return Selection(torch.tensor([0]))
