@@ -6,6 +6,7 @@ Legend: N frames of the range, h w pixels of a thumbnail.
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ _THUMBNAIL_BYTES = 256 << 20
 _NUM_REMEMBERED = 4
 
 _scans: "OrderedDict[tuple[object, ...], Scan]" = OrderedDict()
+_lock = Lock()
 
 
 class MiscountError(DecodeError):
@@ -51,13 +53,15 @@ def remembered_scan(
         return scan_video(place, max_pixels, pulse, decode_all=decode_all)
     facts = place.path.stat()
     key = (place.path, facts.st_size, facts.st_mtime_ns, facts.st_ino, max_pixels)
-    scan = _scans.get(key)
+    with _lock:
+        scan = _scans.get(key)
     if scan is None or (decode_all and not scan.exact):
         scan = scan_video(place, max_pixels, pulse, decode_all=decode_all)
+    with _lock:  # decoding threads share the store
         _scans[key] = scan
-    _scans.move_to_end(key)
-    while len(_scans) > _NUM_REMEMBERED:
-        _scans.popitem(last=False)
+        _scans.move_to_end(key)
+        while len(_scans) > _NUM_REMEMBERED:
+            _scans.popitem(last=False)
     return replace(scan, place=place)  # messages use the name as written this time
 
 
