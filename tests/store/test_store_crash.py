@@ -1,5 +1,7 @@
 """Killed at any moment, a writer leaves a store that loses at most the video being written."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -15,6 +17,7 @@ import pytest
 import store_crash_child as child
 from store_builders import IDENTITY, bits, tiny
 
+from vidcomp.errors import StoreError
 from vidcomp.store import CacheWriter, SourceId, open_cache, recover, verify
 from vidcomp.store.commit import journal_path
 
@@ -188,6 +191,33 @@ def test_writers_of_other_machines_are_left_alone(abandoned, changes):
     rewrite_first_line(path, name, **changes)
     assert recover(path) == []
     assert state(path) == {}
+
+
+@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"boot": "of another machine's twin"}])
+def test_a_held_lock_is_respected_whatever_the_journal_says(abandoned, changes):
+    path, name = abandoned
+    rewrite_first_line(path, name, **changes)
+    with journal_path(path, name).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert recover(path) == []
+    assert recover(path) == [name]
+
+
+def test_a_sealed_shard_is_invisible_until_its_delta_is_there(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with CacheWriter(tmp_path, identity={}) as writer:
+        writer.add("v", tiny())
+        monkeypatch.setattr("vidcomp.store.part.publish", full)
+        with pytest.raises(StoreError, match="No space left"):
+            writer.seal()
+        assert len(list((tmp_path / "shards").iterdir())) == 1
+        assert open_cache(tmp_path).keys() == []
+        report = verify(tmp_path)
+        assert (report.problems, len(report.pending)) == ([], 1)
+        monkeypatch.undo()
+    assert open_cache(tmp_path).keys() == ["v"]
 
 
 def test_a_writer_from_before_a_reboot_is_dead(abandoned):
