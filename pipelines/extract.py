@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from vidcomp.api import prepare
 from vidcomp.config import Recipe, differences, fingerprint, identity
-from vidcomp.errors import StoreMissError, StoreStaleError
+from vidcomp.errors import ConfigError, MissingExtraError, StoreMissError, StoreStaleError
 from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
 
@@ -158,7 +158,7 @@ def _run(
             with closing(engine.run(prepared, todo, write)) as outcomes:
                 for outcome in outcomes:
                     if isinstance(outcome, Failed):
-                        if options.on_error == "raise":
+                        if options.on_error == "raise" or _is_fatal(outcome, summary):
                             raise outcome.error
                         _log(outcome, log, summary, options)
                     summary.add(outcome)
@@ -168,6 +168,12 @@ def _run(
                         summary.stopped = True
                         break
     summary.waits = {k: round(v, 3) for k, v in asdict(engine.waits).items()}
+
+
+def _is_fatal(failed: Failed, summary: Summary) -> bool:
+    """Whether the settings are at fault, not the file: something to install, or nothing works."""
+    wrong_settings = isinstance(failed.error, ConfigError) and summary.done == 0
+    return wrong_settings or isinstance(failed.error, MissingExtraError)
 
 
 def _log(failed: Failed, log: ErrorLog, summary: Summary, options: Options) -> None:

@@ -262,7 +262,7 @@ def bench_memory(_: argparse.Namespace, scratch: Path) -> None:
         rows.append((name, peaks[0]["tokens"], statistics.median(p["peak_mb"] for p in peaks)))
     publish(
         "memory",
-        "Peak memory of decode and encode at 2 frames per second (SigLIP-sized dct tokens)",
+        "Peak memory of decode and encode at 2 frames per second, tokens handed on chunk by chunk",
         "python scripts/bench_extract.py memory",
         ("video", "tokens", "peak MB"),
         rows,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -188,6 +189,7 @@ def test_recompress_needs_no_video(extract, vidcomp, clips, tmp_path):
         (["--workers", "-1"], 2, "workers"),
         (["--device", "cuda:99"], 2, "cuda"),
         (["--nonsense"], 2, "No such option"),
+        (["--recipe", "vjepa2", "--set", "encode.model=nowhere"], 2, "nowhere"),
     ],
 )
 def test_wrong_arguments_are_one_clear_sentence(vidcomp, clips, tmp_path, args, code, message):
@@ -196,6 +198,14 @@ def test_wrong_arguments_are_one_clear_sentence(vidcomp, clips, tmp_path, args, 
     assert message in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_package_ends_the_run_and_blames_no_video(extract, clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    result = extract(clips, "--out", tmp_path / "cache", "--backend", "torchcodec")
+    assert result.code == 2
+    assert "pip install 'vidcomp[torchcodec]'" in result.err
+    assert not list((tmp_path / "cache").glob("errors/*"))
 
 
 @pytest.mark.parametrize("inputs", [["/nowhere/*.mp4"], []])
