@@ -19,18 +19,18 @@ FILES = {
     "bbb_720p_30s_vp8.webm": (720, 30.0, "decord"),
     "bikes_cuts.mp4": (250, 10.0, "decord"),
     "counter_burned_in.mp4": (30, 3.0, "decord"),
-    "delayed_start_mpeg4.mp4": (24, 0.96, "decord"),
+    "delayed_start_mpeg4.mp4": (24, 0.96, "pyav"),
     "flower_h264_bframes.mp4": (150, 5.005, "decord"),
     "flower_vp8.webm": (150, 5.005, "decord"),
     "gen_av1_flower.mp4": (150, 5.005, "pyav"),
     "gen_fragmented.mp4": (60, 2.002, "decord"),
     "gen_long_60s.mp4": (1501, 60.04, "decord"),
     "gen_no_keyframe_start.ts": (100, 3.337, "pyav"),
-    "gen_odd_321x181_vp9.webm": (90, 3.003, "decord"),
+    "gen_odd_321x181_vp9.webm": (90, 3.003, "pyav"),
     "gen_odd_333x187_444.mp4": (150, 5.005, "decord"),
     "gen_one_frame.mp4": (1, 0.0334, "decord"),
     "gen_vfr_bframes.mp4": (64, 5.005, "decord"),
-    "hevc_10bit.mp4": (30, 1.0, "decord"),
+    "hevc_10bit.mp4": (30, 1.0, "pyav"),
     "hevc_128.mp4": (10, 1.0, "pyav"),
     "mpeg4_pool.avi": (164, 6.56, "pyav"),
     "nasa_two_video_streams.mp4": (390, 13.013, "decord"),
@@ -46,17 +46,8 @@ LONG = {"slides_1080p_122s.mp4": (3678, 122.6, "decord")}
 
 @cache
 def reference(path):
-    """Digest and thumbnail of every frame."""
-    digests, thumbnails = [], []
-    for pixels in all_frames(path):
-        digests.append(digest(pixels))
-        thumbnails.append(thumbnail(pixels))
-    return digests, np.stack(thumbnails)
-
-
-def thumbnail(pixels):
-    height, width = pixels.shape[:2]
-    return pixels[:: height // 16, :: width // 16].astype(np.float32)
+    """Digest of every frame."""
+    return [digest(pixels) for pixels in all_frames(path)]
 
 
 def picks(num_frames):
@@ -66,28 +57,17 @@ def picks(num_frames):
     return [tuple(spread), tuple(middle), (last, 0, last // 2, 0), (last,)]
 
 
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
 @pytest.mark.parametrize("name", FILES)
-def test_pyav_gives_the_very_pixels_of_a_full_decode(videos, name):
-    digests, _ = reference(videos / name)
+def test_the_very_pixels_of_a_full_decode(videos, name, backend):
+    """Also through decord: it is asked only where no pixel depends on the backend."""
+    digests = reference(videos / name)
     assert len(digests) == FILES[name][0]
     for rows in picks(len(digests)):
-        frames = read_frames(videos / name, Rows(rows=rows), backend="pyav")
+        frames = read_frames(videos / name, Rows(rows=rows), backend=backend)
         assert [digest(p) for p in rows_of(frames)] == [digests[i] for i in rows]
-        assert frames.source.backend == "pyav"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_auto_gives_the_right_frames_with_the_backend_that_is_known_to_be_right(videos, name):
-    _, thumbnails = reference(videos / name)
-    for rows in picks(len(thumbnails)):
-        frames = read_frames(videos / name, Rows(rows=rows), backend="auto")
-        for i, pixels in zip(rows, rows_of(frames), strict=True):
-            distance = np.abs(thumbnails - thumbnail(pixels)).mean((1, 2, 3))
-            # A still scene has equal frames; colours of two decoders differ by a level or so.
-            assert distance[i] <= distance.min() + 1e-3
-            assert distance[i] < 4
-        if find_spec("decord") is not None:
-            assert frames.source.backend == FILES[name][2]
+        if backend == "pyav" or find_spec("decord") is not None:
+            assert frames.source.backend == (FILES[name][2] if backend == "auto" else "pyav")
 
 
 @pytest.mark.parametrize("name", FILES | LONG)
@@ -133,7 +113,10 @@ def test_a_long_file_is_read_exactly_by_seeking(videos):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("av1_360p.mkv", "AV1"),
+        ("av1_360p.mkv", "its pictures of av1 differ"),
+        ("delayed_start_mpeg4.mp4", "its pictures of mpeg4 differ"),
+        ("hevc_10bit.mp4", "its colours"),
+        ("gen_odd_321x181_vp9.webm", "its colours"),
         ("vp9_no_duration.webm", "duration"),
         ("gen_no_keyframe_start.ts", "numbers frames wrongly"),
         ("mpeg4_pool.avi", "numbers frames wrongly"),

@@ -47,6 +47,7 @@ CLIPS = {
     "vp9.webm": ("libvpx-vp9", {"g": 12, "lag-in-frames": 16}),
     "mjpeg.mov": ("mjpeg", {"pix_fmt": "yuvj420p"}),
     "lossless.mkv": ("ffv1", {}),
+    "interlaced.mp4": ("libx264", {**X264, "flags": "+ildct+ilme"}),
     "ten_bit.mp4": ("libx264", {"pix_fmt": "yuv422p10le"}),
     "moving.gif": ("gif", {"pix_fmt": "rgb8"}),
 }
@@ -83,14 +84,12 @@ def test_any_frames_in_any_order_are_those_of_a_full_decode(clip, name):
 
 @pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
 @pytest.mark.parametrize("name", [n for n in CLIPS if n.endswith(("mp4", "mkv", "webm", "mov"))])
-def test_auto_never_gives_a_neighbour(clip, name):
-    """Decord alone does, after seeks into open groups and with intra refresh."""
+def test_it_does_not_show_in_the_pixels_which_backend_read(clip, name):
+    """Decord alone gives neighbours after seeks into open groups and with intra refresh."""
     path = clip(name)
-    reference = np.stack(list(all_frames(path))).astype(int)
     for i in range(2, NUM_FRAMES, 7):
-        (pixels,) = rows_of(read_frames(path, Rows(rows=(i,)), backend="auto"))
-        distance = np.abs(reference - pixels).mean((1, 2, 3))
-        assert distance.argmin() == i
+        chosen = read_frames(path, Rows(rows=(i,)), backend="auto")
+        assert torch.equal(chosen.data, read_frames(path, Rows(rows=(i,)), backend="pyav").data)
     assert read_frames(clip("closed.mp4"), Rows(rows=(3,))).source.backend == "decord"
 
 
@@ -181,7 +180,7 @@ def test_a_file_cut_in_a_group_of_pictures_counts_what_decodes(
     assert frames.source.num_frames == len(reference)
     assert frames.pts_s[0] == 0
     for pixels, expected in zip(rows_of(frames), reference[::5], strict=True):
-        assert np.abs(pixels.astype(int) - expected).mean() < 1
+        assert np.array_equal(pixels, expected)
 
 
 def test_variable_rate_times_survive(tmp_path):
@@ -227,6 +226,6 @@ def test_colours_come_back(tmp_path, pix_fmt):
     pixels = moving_square(3, 64, 96)
     codec = "libx264rgb" if pix_fmt == "rgb24" else "libx264"
     path = write_clip(tmp_path / "colour.mp4", pixels, codec=codec, pix_fmt=pix_fmt, crf=1)
-    for backend in ("pyav", "auto"):
-        frames = read_frames(path, Every(), backend=backend)
-        assert np.abs(np.stack(rows_of(frames)).astype(int) - pixels).mean() < 4
+    frames = read_frames(path, Every(), backend="pyav")
+    assert np.abs(np.stack(rows_of(frames)).astype(int) - pixels).mean() < 4
+    assert torch.equal(frames.data, read_frames(path, Every(), backend="auto").data)

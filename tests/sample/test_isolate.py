@@ -15,7 +15,7 @@ import torch
 from clips import moving_square, write_clip
 from decode_oracle import Dies, Every, Hangs, Rows, Shouts, Spread, Stumbles, Works
 
-from vidcomp.errors import ConfigError, DecodeError, MissingExtraError
+from vidcomp.errors import ConfigError, DecodeError, MissingExtraError, VidcompError
 from vidcomp.functional.resize import Resize
 from vidcomp.sample.base import Sampler, Selection
 from vidcomp.sample.decode import DecodeRequest, Limits, stream_frames
@@ -331,6 +331,16 @@ def test_a_worker_gives_back_what_it_opened(request_for):
             list(worker.frames(request_for(sampler=Dies())))
         list(worker.frames(request_for()))
     assert len(list(folder.iterdir())) == before
+
+
+def test_a_process_that_cannot_start_is_no_error_of_the_file(request_for, monkeypatch):
+    from vidcomp.sample import _process
+
+    boot = "import sys; sys.stderr.write('no module of that name'); raise SystemExit(3)"
+    monkeypatch.setattr(_process, "_BOOT", boot)
+    with DecodeWorker() as worker, pytest.raises(VidcompError, match="exit 3: no module") as caught:
+        list(worker.frames(request_for()))
+    assert not isinstance(caught.value, DecodeError)
 
 
 def test_a_source_is_plain_values(request_for):

@@ -1,10 +1,11 @@
-"""Frames through decord, where its own table of frames agrees with the packets.
+"""Frames through decord, where they are known to be those that PyAV would give, bit for bit.
 
 decord numbers frames by itself, is built on FFmpeg 4.1, gives neighbours for frames of open groups
 of pictures, conceals broken pictures in silence, and holds some 6 kB more for each frame it passes.
-So it is asked only for files that are not long and have no such groups, in which its count and
-times equal the scan's, and FFmpeg's log is watched: after any error message the frames at hand are
-not used and another backend decides.
+So it is asked only for files that are not long and have no such groups, of codecs and pixel formats
+whose pictures do not depend on the decoder, in which its count and times equal the scan's.  And
+FFmpeg's log is watched: after any error message the frames at hand are not used and another backend
+decides.
 """
 
 import ctypes
@@ -27,6 +28,10 @@ __all__ = ["DecordReader", "decord_objection", "is_installed"]
 _AV_LOG_ERROR = 16
 _BATCH_BYTES = 16 << 20
 _MAX_FRAMES = 5000
+# Where a standard fixes each bit of a decoded picture, and the way to RGB is the same in all
+# versions of FFmpeg: it then does not show in the pixels which backend read a file.
+_CODECS = {"h264", "hevc", "vp8", "vp9"}
+_PIX_FMTS = {"yuv420p", "yuvj420p", "yuv444p"}
 _MAX_TIME_ERROR_S = 2e-3  # Matroska rounds times to milliseconds
 
 
@@ -42,8 +47,12 @@ def decord_objection(scan: Scan) -> str:
         return "it reads local files only"
     if not scan.container.startswith(("mov", "matroska")) or not scan.timed:
         return "it numbers frames wrongly without reliable presentation times"
-    if scan.codec == "av1":
-        return "it has no AV1 decoder"
+    if scan.codec not in _CODECS:
+        return f"its pictures of {scan.codec} differ from those of newer decoders"
+    is_halved = scan.pix_fmt != "yuv444p"
+    is_odd = is_halved and (scan.height % 2 or scan.width % 2)
+    if scan.pix_fmt not in _PIX_FMTS or is_odd or scan.is_interlaced:
+        return "its colours of such pictures differ from those of other backends"
     if scan.has_open_groups:
         return "it gives wrong frames after a seek into an open group of pictures"
     if len(scan) > _MAX_FRAMES:

@@ -44,6 +44,9 @@ class Packets:
     orientation: Orientation = UPRIGHT
     size: tuple[int, int] = (0, 0)
     """(height, width) of the first frame."""
+    pix_fmt: str = ""
+    """FFmpeg's name for how the first frame's pixels are stored."""
+    is_interlaced: bool = False
     is_cut: bool = False
     """The last packet is only partly there."""
     stop: str = ""
@@ -101,6 +104,8 @@ def _decode(packet: "Packet[VideoStream]", found: Packets) -> bool:
         if not found.decoded:
             found.orientation = orientation_of(frame)
             found.size = (frame.height, frame.width)
+            found.pix_fmt = frame.format.name
+            found.is_interlaced = frame.interlaced_frame
         found.decoded.append(NO_TIME if frame.pts is None else frame.pts)
         found.decoded_key.append(frame.key_frame)
     is_past = found.decoded and found.first_key is not None and found.decoded[-1] >= found.first_key

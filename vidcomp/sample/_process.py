@@ -69,7 +69,7 @@ class DecodeProcess:
         )
         _widen(self._answers)
         with suppress(OSError):  # it ended at once: wait_ready tells
-            self._requests.write(json.dumps(sys.path).encode() + b"\n")
+            self._requests.write(json.dumps([str(p) for p in sys.path]).encode() + b"\n")
 
     def wait_ready(self) -> None:
         """Until it has imported all that it needs.

@@ -60,6 +60,9 @@ class Scan:
     """Pixels as displayed."""
     width: int
     """Pixels as displayed."""
+    pix_fmt: str
+    """FFmpeg's name for how pixels are stored, e.g. ``yuv420p``."""
+    is_interlaced: bool
     has_duration: bool
     """The container states how long it is."""
     has_open_groups: bool
@@ -147,6 +150,8 @@ def _summarise(
         orientation=packets.orientation,
         height=height,
         width=width,
+        pix_fmt=packets.pix_fmt,
+        is_interlaced=packets.is_interlaced,
         has_duration=container.duration is not None,
         has_open_groups=_has_open_groups(packets),
         damage=_damage(place, name, stream.frames, packets),
