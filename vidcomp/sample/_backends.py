@@ -56,6 +56,11 @@ class Chain:
         return "+".join(self._used) or self._names[0]
 
     @property
+    def current(self) -> str:
+        """The backend that is reading, or failed last."""
+        return self._names[0]
+
+    @property
     def fault(self) -> str:
         """See ``Reader``."""
         return self._reader.fault if self._reader else ""
