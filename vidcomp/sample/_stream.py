@@ -150,8 +150,8 @@ class Stream:
     ) -> DecodeError:
         return DecodeError(
             f"{self._scan.place.name}: frame {index} at {self._scan.pts_s[index]:.2f} s {what} by "
-            f"{self._chain.current} ({self._fault or 'no reason given'}), after {self._num_given} of "
-            f"{len(self._rows)} frames asked for: {advice}"
+            f"{self._chain.current} ({self._fault or 'no reason given'}), after "
+            f"{self._num_given} of {len(self._rows)} frames asked for: {advice}"
         )
 
 
