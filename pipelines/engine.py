@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from vidcomp.api import Prepared, range_s
 from vidcomp.errors import VidcompError
 from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
-from vidcomp.sample.isolate import DecodeWorker
+from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.types import Frames, Source, VideoTokens
 
 from .inputs import Item

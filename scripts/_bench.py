@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,8 +22,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def cpu_s() -> float:
     """CPU seconds of this process and of its ended children so far, user and system."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def interleaved(

@@ -21,7 +21,7 @@ _PLACES = {
     "Resize": "vidcomp.functional.resize",
     "read_frames": "vidcomp.sample.decode",
     "stream_frames": "vidcomp.sample.decode",
-    "probe": "vidcomp.sample.probe",
+    "probe": "vidcomp.sample.decode.probe",
     "open_cache": "vidcomp.store",
     "Frames": "vidcomp.types",
     "Grid": "vidcomp.types",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from vidcomp.functional.resize import Resize as Resize
     from vidcomp.sample.decode import read_frames as read_frames
     from vidcomp.sample.decode import stream_frames as stream_frames
-    from vidcomp.sample.probe import probe as probe
+    from vidcomp.sample.decode.probe import probe as probe
     from vidcomp.store import open_cache as open_cache
     from vidcomp.types import Frames as Frames
     from vidcomp.types import Grid as Grid

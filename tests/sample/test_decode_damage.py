@@ -10,7 +10,7 @@ from decode_oracle import Every, Rows, Spread, rows_of
 
 from vidcomp.errors import DecodeError
 from vidcomp.sample.decode import DecodeRequest, read_frames, stream_frames
-from vidcomp.sample.isolate import DecodeWorker
+from vidcomp.sample.decode.isolate import DecodeWorker
 
 NO_VIDEO = {
     "audio_only.mp4": "no video stream, only audio",

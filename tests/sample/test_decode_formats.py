@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vidcomp.errors import DecodeError
 from vidcomp.sample.decode import DecodeRequest, read_frames, stream_frames
-from vidcomp.sample.probe import probe
+from vidcomp.sample.decode.probe import probe
 
 NUM_FRAMES = 48
 X264 = {"g": 12, "bf": 3, "preset": "medium"}
@@ -88,9 +88,13 @@ def test_it_does_not_show_in_the_pixels_which_backend_read(clip, name):
     """Decord alone gives neighbours after seeks into open groups and with intra refresh."""
     path = clip(name)
     for i in range(2, NUM_FRAMES, 7):
-        chosen = read_frames(path, Rows(rows=(i,)), backend="auto")
-        assert torch.equal(chosen.data, read_frames(path, Rows(rows=(i,)), backend="pyav").data)
-    assert read_frames(clip("closed.mp4"), Rows(rows=(3,))).source.backend == "decord"
+        try:
+            chosen = read_frames(path, Rows(rows=(i,)), backend="decord")
+        except DecodeError:  # better no frame than a neighbour
+            assert name not in ("closed.mp4", "closed.mkv", "vp8.webm")
+            continue
+        assert chosen.source.backend == "decord"
+        assert torch.equal(chosen.data, read_frames(path, Rows(rows=(i,))).data)
 
 
 @settings(deadline=None, max_examples=25)

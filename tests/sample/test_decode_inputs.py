@@ -16,7 +16,7 @@ from PIL import Image
 from vidcomp.errors import ConfigError, DecodeError, MissingExtraError
 from vidcomp.functional.resize import Resize
 from vidcomp.sample.decode import DecodeRequest, Limits, read_frames, stream_frames
-from vidcomp.sample.probe import probe
+from vidcomp.sample.decode.probe import probe
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from vidcomp.errors import ConfigError, DecodeError
 from vidcomp.functional.resize import Resize, resize_frames
 from vidcomp.sample.base import Sampler, Selection
 from vidcomp.sample.decode import DecodeRequest, read_frames, stream_frames
-from vidcomp.sample.probe import probe
+from vidcomp.sample.decode.probe import probe
 
 FPS = 10
 NUM_FRAMES = 40
@@ -152,7 +152,7 @@ def test_samplers_that_pick_what_is_not_there(clip, indices, match):
 
 
 def test_overlapping_clips_decode_each_frame_once(clip, monkeypatch):
-    from vidcomp.sample._pyav import PyAVReader
+    from vidcomp.sample.decode._pyav import PyAVReader
 
     read = []
     original = PyAVReader.read
@@ -192,7 +192,7 @@ def test_files_are_closed(clip):
 
 def test_frames_that_packets_announce_wrongly_are_counted_again(clip, monkeypatch):
     """As if each picture came in two packets, as interlaced streams have it."""
-    from vidcomp.sample import _scan, _timeline
+    from vidcomp.sample.decode import _scan, _timeline
 
     original = _scan._expected_frames
 

@@ -19,7 +19,7 @@ from vidcomp.errors import ConfigError, DecodeError, MissingExtraError, VidcompE
 from vidcomp.functional.resize import Resize
 from vidcomp.sample.base import Sampler, Selection
 from vidcomp.sample.decode import DecodeRequest, Limits, stream_frames
-from vidcomp.sample.isolate import DecodeWorker
+from vidcomp.sample.decode.isolate import DecodeWorker
 
 TESTS = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
@@ -241,7 +241,7 @@ def test_interrupts_of_the_terminal_are_for_the_owner(worker, request_for):
 SCRIPT = """
 from decode_oracle import Every
 from vidcomp.sample.decode import DecodeRequest
-from vidcomp.sample.isolate import DecodeWorker
+from vidcomp.sample.decode.isolate import DecodeWorker
 print("once", flush=True)
 worker = DecodeWorker()
 request = DecodeRequest(path={path!r}, sampler=Every(), chunk_frames=2)
@@ -334,7 +334,7 @@ def test_a_worker_gives_back_what_it_opened(request_for):
 
 
 def test_a_process_that_cannot_start_is_no_error_of_the_file(request_for, monkeypatch):
-    from vidcomp.sample import _process
+    from vidcomp.sample.decode import _process
 
     boot = "import sys; sys.stderr.write('no module of that name'); raise SystemExit(3)"
     monkeypatch.setattr(_process, "_BOOT", boot)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from vidcomp import errors
 from vidcomp.errors import ConfigError, DecodeError, VidcompError
-from vidcomp.sample._process import DecodeProcess, GoneError
-from vidcomp.sample._request import DecodeRequest
-from vidcomp.sample._wire import Message, frames_from
+from vidcomp.sample.decode._process import DecodeProcess, GoneError
+from vidcomp.sample.decode._request import DecodeRequest
+from vidcomp.sample.decode._wire import Message, frames_from
 from vidcomp.types import Frames
 
 __all__ = ["DecodeWorker"]

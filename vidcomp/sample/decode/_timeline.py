@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import DecodeError
-from vidcomp.sample._inputs import Place
-from vidcomp.sample._pyav import PyAVReader
-from vidcomp.sample._request import DecodeRequest, OnDamage
-from vidcomp.sample._scan import Pulse, Scan, scan_video
 from vidcomp.sample.base import Timeline
+from vidcomp.sample.decode._inputs import Place
+from vidcomp.sample.decode._pyav import PyAVReader
+from vidcomp.sample.decode._request import DecodeRequest, OnDamage
+from vidcomp.sample.decode._scan import Pulse, Scan, scan_video
 
 __all__ = ["MiscountError", "Part", "Thumbnails", "cut", "remembered_scan", "timeline_of"]
 

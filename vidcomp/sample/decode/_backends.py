@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from vidcomp.errors import DecodeError
-from vidcomp.sample import _decord
-from vidcomp.sample._pyav import PyAVReader
-from vidcomp.sample._reader import BackendError, Picture, Reader
-from vidcomp.sample._request import Backend
-from vidcomp.sample._scan import Pulse, Scan
-from vidcomp.sample._torchcodec import TorchCodecReader, torchcodec_objection
+from vidcomp.sample.decode import _decord
+from vidcomp.sample.decode._pyav import PyAVReader
+from vidcomp.sample.decode._reader import BackendError, Picture, Reader
+from vidcomp.sample.decode._request import Backend
+from vidcomp.sample.decode._scan import Pulse, Scan
+from vidcomp.sample.decode._torchcodec import TorchCodecReader, torchcodec_objection
 
 __all__ = ["Chain", "backends_for"]
 
@@ -21,7 +21,7 @@ def backends_for(scan: Scan, backend: Backend) -> tuple[str, ...]:
     """
     if backend == "auto":
         use_decord = _decord.is_installed() and not _decord.decord_objection(scan)
-        return ("decord", "pyav") if use_decord else ("pyav",)
+        return ("pyav", "decord") if use_decord else ("pyav",)
     objections = {"decord": _decord.decord_objection, "torchcodec": torchcodec_objection}
     objection = objections[backend](scan) if backend in objections else ""
     if objection:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from vidcomp.errors import VidcompError
-from vidcomp.sample._wire import Message, receive, receive_pixels, send
+from vidcomp.sample.decode._wire import Message, receive, receive_pixels, send
 
 __all__ = ["DecodeProcess", "GoneError"]
 
@@ -26,7 +26,7 @@ _BOOT = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "import faulthandler; faulthandler.enable(); "
     "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from vidcomp.sample._child import main; main()"
+    "from vidcomp.sample.decode._child import main; main()"
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.functional.resize import Resize, resize_frames
-from vidcomp.sample._reader import Picture, Reader
+from vidcomp.sample.decode._reader import Picture, Reader
 
 __all__ = ["Assembler", "Piece"]
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from vidcomp.errors import DecodeError
-from vidcomp.sample._container import missing_bytes
-from vidcomp.sample._inputs import FORMATS, Place, looks_like
+from vidcomp.sample.decode._container import missing_bytes
+from vidcomp.sample.decode._inputs import FORMATS, Place, looks_like
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from os import PathLike
 
-from vidcomp.sample._backends import backends_for
-from vidcomp.sample._inputs import locate
-from vidcomp.sample._request import Backend, Limits
-from vidcomp.sample._timeline import Thumbnails, remembered_scan, timeline_of
 from vidcomp.sample.base import Timeline
+from vidcomp.sample.decode._backends import backends_for
+from vidcomp.sample.decode._inputs import locate
+from vidcomp.sample.decode._request import Backend, Limits
+from vidcomp.sample.decode._timeline import Thumbnails, remembered_scan, timeline_of
 from vidcomp.types import Source
 
 __all__ = ["Probe", "probe"]

@@ -13,9 +13,9 @@ import traceback
 from typing import Any, BinaryIO
 
 from vidcomp.errors import ConfigError, VidcompError
-from vidcomp.sample._request import DecodeRequest
-from vidcomp.sample._wire import Message, frames_message, receive, send
 from vidcomp.sample.decode import stream_frames
+from vidcomp.sample.decode._request import DecodeRequest
+from vidcomp.sample.decode._wire import Message, frames_message, receive, send
 
 __all__ = ["main"]
 

@@ -7,8 +7,9 @@ that encoders are trained on are read as stored pixels (decord, torchvision, PyA
 encoders know such pictures slightly narrow or wide.
 
 Each file is scanned once (packets only), then decoded by the backend that is right for it.
-``auto`` asks decord where its own table of frames agrees with the scan, and PyAV otherwise or where
-decord fails; ``Source.backend`` says which it was.  Only the file that was named is opened:
+``auto`` asks PyAV, which costs the least CPU on every kind of file (see docs/benchmarks.md), and
+decord where PyAV fails and decord's own table of frames agrees with the scan; ``Source.backend``
+says which it was.  Only the file that was named is opened:
 playlists and references to other files are refused.
 """
 
@@ -18,12 +19,12 @@ from os import PathLike, fspath
 
 from vidcomp.errors import DecodeError
 from vidcomp.functional.resize import Resize
-from vidcomp.sample._inputs import locate
-from vidcomp.sample._request import Backend, DecodeRequest, Limits, OnDamage
-from vidcomp.sample._scan import Pulse
-from vidcomp.sample._stream import Stream
-from vidcomp.sample._timeline import MiscountError, remembered_scan
 from vidcomp.sample.base import Sampler
+from vidcomp.sample.decode._inputs import locate
+from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, OnDamage
+from vidcomp.sample.decode._scan import Pulse
+from vidcomp.sample.decode._stream import Stream
+from vidcomp.sample.decode._timeline import MiscountError, remembered_scan
 from vidcomp.types import Frames
 
 __all__ = ["Backend", "DecodeRequest", "Limits", "OnDamage", "read_frames", "stream_frames"]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcomp.sample._open import open_video, pick_stream
-from vidcomp.sample._reader import Picture
-from vidcomp.sample._scan import Pulse, Scan
+from vidcomp.sample.decode._open import open_video, pick_stream
+from vidcomp.sample.decode._reader import Picture
+from vidcomp.sample.decode._scan import Pulse, Scan
 
 if TYPE_CHECKING:
     from av.packet import Packet

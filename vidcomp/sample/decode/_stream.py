@@ -8,13 +8,13 @@ import torch
 
 from vidcomp.errors import ConfigError, DecodeError
 from vidcomp.functional.resize import target_size
-from vidcomp.sample._assemble import Assembler, Piece
-from vidcomp.sample._backends import Chain, backends_for
-from vidcomp.sample._reader import BackendError
-from vidcomp.sample._request import DecodeRequest
-from vidcomp.sample._scan import Pulse, Scan
-from vidcomp.sample._timeline import MiscountError, Part, cut
 from vidcomp.sample.base import Selection
+from vidcomp.sample.decode._assemble import Assembler, Piece
+from vidcomp.sample.decode._backends import Chain, backends_for
+from vidcomp.sample.decode._reader import BackendError
+from vidcomp.sample.decode._request import DecodeRequest
+from vidcomp.sample.decode._scan import Pulse, Scan
+from vidcomp.sample.decode._timeline import MiscountError, Part, cut
 from vidcomp.types import Frames, Source
 
 __all__ = ["Stream"]

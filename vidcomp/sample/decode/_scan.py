@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.errors import DecodeError
-from vidcomp.sample._container import missing_bytes
-from vidcomp.sample._inputs import Place
-from vidcomp.sample._open import open_video, pick_stream
-from vidcomp.sample._orientation import Orientation
-from vidcomp.sample._packets import NO_TIME, Packets, Pulse, read_packets
+from vidcomp.sample.decode._container import missing_bytes
+from vidcomp.sample.decode._inputs import Place
+from vidcomp.sample.decode._open import open_video, pick_stream
+from vidcomp.sample.decode._orientation import Orientation
+from vidcomp.sample.decode._packets import NO_TIME, Packets, Pulse, read_packets
 from vidcomp.types import Source
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vidcomp.errors import MissingExtraError
-from vidcomp.sample._reader import BackendError, Picture
-from vidcomp.sample._scan import Pulse, Scan
+from vidcomp.sample.decode._reader import BackendError, Picture
+from vidcomp.sample.decode._scan import Pulse, Scan
 
 __all__ = ["TorchCodecReader", "torchcodec_objection"]
 

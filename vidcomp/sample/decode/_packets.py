@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vidcomp.sample._h264 import key_kind
-from vidcomp.sample._orientation import UPRIGHT, Orientation, orientation_of
+from vidcomp.sample.decode._h264 import key_kind
+from vidcomp.sample.decode._orientation import UPRIGHT, Orientation, orientation_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer

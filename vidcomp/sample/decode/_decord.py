@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcomp.errors import MissingExtraError
-from vidcomp.sample._orientation import UPRIGHT
-from vidcomp.sample._reader import BackendError, Picture
-from vidcomp.sample._scan import Pulse, Scan
+from vidcomp.sample.decode._orientation import UPRIGHT
+from vidcomp.sample.decode._reader import BackendError, Picture
+from vidcomp.sample.decode._scan import Pulse, Scan
 
 __all__ = ["DecordReader", "decord_objection", "is_installed"]
 
