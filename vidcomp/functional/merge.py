@@ -46,7 +46,8 @@ def merge_by_assignment(
         )
     mass_K, share_N = _shares(mass_N, assign_N, num_groups)
     # Shares, not masses, multiply the rows: what is between the rows cannot overflow.
-    return group_sum(x_ND, assign_N, num_groups, share_N).to(x_ND.dtype), mass_K.float()
+    mean_KD = group_sum(x_ND, assign_N, num_groups, share_N, dtype=x_ND.dtype)
+    return mean_KD, mass_K.float()
 
 
 def merge(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
@@ -123,7 +124,7 @@ def resample(video: VideoTokens, weights_KN: Tensor, tokens: Tensor | None = Non
     num_rows, (new_E, old_E) = len(weights_KN), weights_KN.indices()
 
     def mix(x_ND: Tensor) -> Tensor:
-        return _mix(weights_KN, x_ND).to(x_ND.dtype)
+        return _mix(weights_KN, x_ND)
 
     if tokens is None:
         tokens = mix(float_rows("tokens", video.tokens))
@@ -173,12 +174,13 @@ def _mean_positions(video: VideoTokens, assign_N: Tensor, num_groups: int) -> tu
 
 
 def _mix(weights_KN: Tensor, x_ND: Tensor) -> Tensor:
-    """``weights_KN @ x_ND`` in the wide type."""
+    """``weights_KN @ x_ND``, added up in the wide type, in the type of ``x_ND``."""
     (new_E, old_E), value_E = weights_KN.indices(), weights_KN.values()
+    num_rows = len(weights_KN)
     if 4 * len(value_E) < weights_KN.numel():
-        return group_sum(x_ND, new_E, len(weights_KN), value_E, old_E)
-    flat_ND = wide(x_ND.reshape(len(x_ND), -1))
-    return (wide(weights_KN.to_dense()) @ flat_ND).reshape(len(weights_KN), *x_ND.shape[1:])
+        return group_sum(x_ND, new_E, num_rows, value_E, old_E, x_ND.dtype)
+    mixed = wide(weights_KN.to_dense()) @ wide(x_ND.reshape(len(x_ND), -1))
+    return mixed.to(x_ND.dtype).reshape(num_rows, *x_ND.shape[1:])
 
 
 def _shared_mass(weights_KN: Tensor, mass_N: Tensor) -> Tensor:

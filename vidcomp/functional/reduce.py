@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["follow", "group_max", "group_min", "group_sum", "norms", "real", "wide"]
 
-_BLOCK = 1 << 24
-"""Numbers that a reduction holds at a time beside its input and output (128 MiB)."""
+_BLOCK = 1 << 22
+"""Numbers that a reduction holds at a time beside its input and output (32 MiB)."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -43,6 +43,7 @@ def group_sum(
     num_groups: int,
     factor_N: Tensor | None = None,
     row_N: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Sums of the rows of each group.
 
@@ -52,9 +53,10 @@ def group_sum(
         num_groups: K.
         factor_N: [N] each entry's row is multiplied by this first, in the wide type.
         row_N: [N] the row of ``x_MD`` that each entry means; by default N is M, row by row.
+        dtype: of the result, rounded once; by default float64 (float32 on MPS).
 
     Returns:
-        [K, ...] float64 (float32 on MPS); zeros for a group without rows.
+        [K, ...] zeros for a group without rows.
     """
     order_N = group_N.argsort(stable=True)[int((group_N < 0).sum()) :]  # negatives come first
     lengths_K = torch.bincount(group_N[order_N], minlength=num_groups)
@@ -65,7 +67,7 @@ def group_sum(
     for part_MD in torch.split(flat_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
         rows_ND = wide(part_MD[source_N])
         rows_ND = rows_ND if factor_N1 is None else rows_ND * factor_N1
-        sums.append(_segment_sum(rows_ND, lengths_K))
+        sums.append(_segment_sum(rows_ND, lengths_K).to(dtype))
     return torch.cat(sums, dim=1).reshape(num_groups, *x_MD.shape[1:])
 
 

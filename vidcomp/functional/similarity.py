@@ -58,16 +58,22 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [N] float32 cosines and [N] int64 rows of ``y_MD``.
     """
-    columns_DM = _directions(y_MD).mT
-    found = []
-    for block_ND in torch.split(x_ND, max(1, _BLOCK // len(y_MD))):
-        found.append((_directions(block_ND) @ columns_DM).float().max(dim=1))
-    if not found:
-        return torch.zeros(0, device=x_ND.device), torch.zeros(
-            0, dtype=torch.int64, device=x_ND.device
-        )
-    values, indices = zip(*found, strict=True)
-    return torch.cat(values), torch.cat(indices)
+    x_ND, y_MD = x_ND.detach(), y_MD.detach()
+    rows = max(1, _BLOCK // max(1, y_MD.shape[1]))  # so that no step copies all of them
+    columns_DM = torch.cat([_directions(part) for part in torch.split(y_MD, rows)]).mT
+    rows = min(len(x_ND), max(1, _BLOCK // len(y_MD)))
+    # One buffer for all blocks: large blocks that come and go leave holes in the heap.
+    wide_NM = columns_DM.new_empty(rows, len(y_MD))
+    cosine_NM = torch.empty_like(wide_NM, dtype=torch.float32)
+    value_N = torch.empty(len(x_ND), device=x_ND.device)
+    index_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
+    for start in range(0, len(x_ND), max(1, rows)):
+        block_ND = _directions(x_ND[start : start + rows])
+        n = len(block_ND)
+        torch.mm(block_ND, columns_DM, out=wide_NM[:n])
+        value, index = cosine_NM[:n].copy_(wide_NM[:n]).max(dim=1)
+        value_N[start : start + n], index_N[start : start + n] = value, index
+    return value_N, index_N
 
 
 def _directions(x_ND: Tensor) -> Tensor:
