@@ -5,6 +5,7 @@ or lost; 2 usage, recipe or impossible budget; 3 finished, some items failed; 4 
 ``--max-failures``; 5 storage; 130 interrupted.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -72,6 +73,8 @@ def _recipe_options(default: str | None) -> Callable[[Callable[..., Any]], Calla
 @click.version_option(__version__, prog_name="vidcomp")
 def main() -> None:
     """Turn videos into a small, exact number of tokens for a language model."""
+    # Read when torch loads its OpenMP: threads that wait sleep, and do not take the readers' cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command(context_settings=_CONTEXT)
@@ -90,7 +93,12 @@ def main() -> None:
 @click.option("--on-error", type=click.Choice(["skip", "raise"]), default="skip", show_default=True)
 @click.option("--retry-failed", is_flag=True, help="Try items again that failed in an earlier run.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more than N failures.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Videos decoded at once.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Videos decoded at once; 0: one a core, at most 8.",
+)
 @click.option(
     "--isolation",
     type=click.Choice(["process", "thread"]),

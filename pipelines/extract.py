@@ -33,7 +33,7 @@ class Options:
     """How to run, never what comes out."""
 
     workers: int = 0
-    """Videos decoded at once; 0: one less than the cores, at most 8."""
+    """Videos decoded at once; 0: one a core, at most 8."""
     isolation: Literal["process", "thread"] = "process"
     backend: Backend = "auto"
     device: str = "cpu"
@@ -51,7 +51,7 @@ class Options:
     @property
     def num_workers(self) -> int:
         """The resolved number of readers."""
-        return self.workers or max(1, min(8, (os.cpu_count() or 2) - 1))
+        return self.workers or min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
