@@ -94,12 +94,17 @@ def _markdown(
     title: str, command: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: str
 ) -> str:
     def line(values: Sequence[object]) -> str:
-        shown = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+        shown = (_number(v) if isinstance(v, float) else str(v) for v in values)
         return "| " + " | ".join(shown) + " |"
 
     where = ", ".join(f"{key} {value}" for key, value in machine().items())
     table = "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
     return f"## {title}\n\n{table}\n\n{notes}\n\n`{command}` ({where})\n"
+
+
+def _number(value: float) -> str:
+    """Three digits that matter, never with an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _put_section(name: str, text: str) -> None:
