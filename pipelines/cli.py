@@ -121,7 +121,13 @@ def main() -> None:
 )
 @click.option("--stall", type=float, default=60.0, help="Seconds without a frame until given up.")
 @click.option("--device", default="cpu", show_default=True, help="Where the encoder runs.")
-@click.option("--batch-frames", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--batch-frames",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Most frames of one pass of the encoder.",
+)
 @click.option("--compile", is_flag=True, help="Use torch.compile for the encoder.")
 @_common
 def extract(**options: Any) -> int:

@@ -39,6 +39,7 @@ class Options:
     device: str = "cpu"
     compile: bool = False
     batch_frames: int = 64
+    """Most frames of one pass of the encoder; they may come from several videos."""
     stall_s: float = 60.0
     content_identity: bool = False
     """Recognise a changed file by its bytes too, not by size and time only."""
@@ -142,7 +143,12 @@ def _run(
         batch_frames=options.batch_frames,
         stall_s=options.stall_s,
     ) as engine:
-        prepared = prepare(recipe, device=options.device, compile=options.compile)
+        prepared = prepare(
+            recipe,
+            device=options.device,
+            compile=options.compile,
+            batch_size=options.batch_frames,
+        )
         prepared.check_budget()
         summary.fingerprint = fingerprint(recipe, prepared.weights, FORMAT_VERSION)
         shared = {"resize": prepared.encoder.resize.dump(), "versions": _versions()}

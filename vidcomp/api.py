@@ -171,8 +171,20 @@ class Prepared:
 _CHUNK_FRAMES = 32
 
 
-def prepare(recipe: Recipe, *, device: str = "cpu", compile: bool = False) -> Prepared:  # noqa: A002
+def prepare(
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    compile: bool = False,  # noqa: A002  # torch's own word
+    batch_size: int = 32,
+) -> Prepared:
     """Load a recipe's weights and join its stages.
+
+    Args:
+        recipe: everything that decides the tokens.
+        device: where the encoder and the projector run.
+        compile: use torch.compile for the encoder.
+        batch_size: most frames of one pass of the encoder.
 
     Raises:
         ConfigError: weights cannot be found or do not fit.
@@ -181,7 +193,7 @@ def prepare(recipe: Recipe, *, device: str = "cpu", compile: bool = False) -> Pr
     _check_device(device)
     encode = cast("EncoderConfig", recipe.encode)
     project = cast("ProjectorConfig | None", recipe.project)
-    built = encode.build(device=device, compile=compile)
+    built = encode.build(device=device, compile=compile, batch_size=batch_size)
     if project is not None and project.dim_in != built.dim:
         raise ConfigError(
             f"the projector {project.name!r} takes tokens of {project.dim_in} features and the "
