@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +59,12 @@ class Options:
 class Plan:
     """What a run would do."""
 
-    todo: list[Item]
-    cached: list[Item]
-    failed_before: list[ErrorRecord]
+    todo: list[Item] = field(default_factory=list)
+    cached: list[Item] = field(default_factory=list)
+    failed_before: list[ErrorRecord] = field(default_factory=list)
+    sources: dict[str, SourceId | None] = field(default_factory=dict)
+    """Identity of each item's file by key, taken before it is read: a file that changes while it
+    is read is then stale, never taken for what was read."""
 
 
 def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options) -> Plan:
@@ -73,9 +76,10 @@ def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options
     """
     committed = _committed(out, recipe)
     log = ErrorLog(out)
-    plan = Plan(todo=[], cached=[], failed_before=[])
+    plan = Plan()
     for item in items:
         source = source_id(item.path, content=options.content_identity)
+        plan.sources[item.key] = source
         record = None if options.retry_failed or options.overwrite else log.get(item.key)
         if item.key in committed and not options.overwrite:
             known = committed[item.key]
@@ -122,13 +126,13 @@ def extract(
     for record in plan.failed_before:
         summary.add_failed_before(record.key, record.path, record.stage, record.message)
     if plan.todo:
-        _run(plan.todo, out, recipe, options, summary, progress)
+        _run(plan, out, recipe, options, summary, progress)
     summary.seconds = time.perf_counter() - started
     return summary
 
 
 def _run(
-    todo: list[Item],
+    plan: Plan,
     out: Path,
     recipe: Recipe,
     options: Options,
@@ -137,7 +141,7 @@ def _run(
 ) -> None:
     log = ErrorLog(out)
     with Engine(
-        workers=min(options.num_workers, len(todo)),
+        workers=min(options.num_workers, len(plan.todo)),
         isolation=options.isolation,
         backend=options.backend,
         batch_frames=options.batch_frames,
@@ -157,16 +161,16 @@ def _run(
         ) as writer:
 
             def write(done: Done) -> None:
-                source = source_id(done.item.path, content=options.content_identity)
-                writer.add(done.item.key, done.video, {**_meta(done), **shared}, source)
-                log.discard(done.item.key)
+                key = done.item.key
+                writer.add(key, done.video, {**_meta(done), **shared}, plan.sources[key])
+                log.discard(key)
 
-            with closing(engine.run(prepared, todo, write)) as outcomes:
+            with closing(engine.run(prepared, plan.todo, write)) as outcomes:
                 for outcome in outcomes:
                     if isinstance(outcome, Failed):
                         if options.on_error == "raise" or _is_fatal(outcome, summary):
                             raise outcome.error
-                        _log(outcome, log, summary, options)
+                        _log(outcome, log, summary, plan.sources[outcome.item.key])
                     summary.add(outcome)
                     if progress is not None:
                         progress(outcome, engine)
@@ -182,9 +186,8 @@ def _is_fatal(failed: Failed, summary: Summary) -> bool:
     return wrong_settings or isinstance(failed.error, MissingExtraError)
 
 
-def _log(failed: Failed, log: ErrorLog, summary: Summary, options: Options) -> None:
+def _log(failed: Failed, log: ErrorLog, summary: Summary, source: SourceId | None) -> None:
     item, before = failed.item, log.get(failed.item.key)
-    source = source_id(item.path, content=options.content_identity)
     log.add(
         ErrorRecord(
             key=item.key,

@@ -156,16 +156,17 @@ class Prepared:
         Raises:
             BudgetError: such a video could not be compressed to the budget.
         """
+        settings, resize = self.recipe.compress, self.encoder.resize
         num_frames = getattr(self.recipe.sample, "num_frames", None)
-        if self.pipeline is None or num_frames is None or self.encoder.resize.mode == "smart":
+        if self.pipeline is None or settings is None or num_frames is None:
             return
-        resize = self.encoder.resize
+        if resize.mode in ("smart", "none") or settings.budget.per_second is not None:
+            return  # known only when a video is
         grid = self.encoder.grid(num_frames, resize.height, resize.width)
         blank = VideoTokens.from_grid(
             torch.zeros(grid.num_patches, 1), grid, torch.zeros(grid.t, 2)
         )
-        budget = self.budget(grid.num_patches, num_frames, float(num_frames))
-        self.pipeline.plan(blank, budget)
+        self.pipeline.plan(blank, self.budget(grid.num_patches, num_frames, 0.0))
 
 
 _CHUNK_FRAMES = 32

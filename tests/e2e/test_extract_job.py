@@ -79,6 +79,24 @@ def test_a_changed_source_is_stale_and_made_anew(extract, tmp_path):
     assert before.grid.t == 6
 
 
+def test_a_file_that_changes_while_it_is_read_is_stale(extract, tmp_path, monkeypatch):
+    from vidcomp.pipelines import engine
+
+    path = write_clip(tmp_path / "a.mp4", moving_square(6))
+    original = engine.stream_frames
+
+    def change_then_read(request):
+        chunks = list(original(request))
+        write_clip(path, moving_square(12, seed=5))
+        yield from chunks
+
+    monkeypatch.setattr(engine, "stream_frames", change_then_read)
+    extract(path, "--out", tmp_path / "cache")
+    monkeypatch.undo()
+    assert "1 done" in extract(path, "--out", tmp_path / "cache").out
+    assert open_cache(tmp_path / "cache")["a.mp4"].grid.t == 12
+
+
 def test_overwrite_makes_records_anew(extract, clips, tmp_path):
     out = tmp_path / "cache"
     extract(clips / "clip0.mp4", "--out", out)
