@@ -1,11 +1,11 @@
 """``vidcomp doctor``: what is installed and works here, and a line of advice for the rest."""
 
-import json
 from dataclasses import asdict
 
 import click
 
 from .checks import Check, models, packages, system, torch_and_devices, video
+from .output import print_json
 
 __all__ = ["Check", "diagnose", "format_checks", "run_doctor"]
 
@@ -14,7 +14,7 @@ def run_doctor(*, as_json: bool) -> int:
     """``vidcomp doctor``: 0 if everything that is needed works, else 1."""
     checks = diagnose()
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+        print_json([asdict(check) for check in checks])
     else:
         click.echo(format_checks(checks))
     return 1 if any(check.status == "problem" for check in checks) else 0

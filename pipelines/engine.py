@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from vidcomp.api import Prepared, range_s
+from vidcomp.api import Gathered, Prepared
 from vidcomp.errors import VidcompError
-from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
+from vidcomp.sample.decode import Backend, stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.types import Frames, Source, VideoTokens
 
@@ -65,14 +65,10 @@ class Done:
 
 
 @dataclass(slots=True)
-class _Open:
+class _Open(Gathered):
     """A video whose chunks are arriving."""
 
-    request: DecodeRequest
-    started: float
-    parts: list[VideoTokens] = field(default_factory=list)
-    num_frames: int = 0
-    source: Source | None = None
+    started: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +182,7 @@ class Engine:
             request = prepared.request(
                 item.path, start_s=item.start_s, end_s=item.end_s, backend=self._backend
             )
-            opened[item.key] = _Open(request=request, started=time.perf_counter())
+            opened[item.key] = _Open(request)
             last = _Event(item)
             try:
                 for frames in frames_of(request):
@@ -223,9 +219,7 @@ class Engine:
                 if opened.pop(event.item.key, None) is not None:
                     yield Failed(item=event.item, stage="encode", error=result)
             elif video is not None and event.frames is not None:
-                video.parts.append(result)
-                video.num_frames += len(event.frames) - event.frames.num_padded
-                video.source = event.frames.source
+                video.add(event.frames, result)
         for event in batch:
             if event.frames is None and (video := opened.pop(event.item.key, None)) is not None:
                 outcome = _finish(prepared, event, video)
@@ -268,16 +262,15 @@ def _finish(prepared: Prepared, event: _Event, video: _Open) -> Done | Failed:
         empty = VidcompError(f"{item.path} gave no frames: check the file and the time range")
         return Failed(item=item, stage="decode", error=empty)
     try:
-        dense = VideoTokens.cat(video.parts)
-        seconds = range_s(video.source, video.request)
-        small = prepared.reduce(dense, video.num_frames, seconds).to("cpu")
+        dense = video.dense
+        small = prepared.reduce(dense, video.num_frames, video.num_seconds).to("cpu")
     except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
         return Failed(item=item, stage="compress", error=error)
     return Done(
         item=item,
         video=small,
         num_frames=video.num_frames,
-        num_seconds=seconds,
+        num_seconds=video.num_seconds,
         num_tokens_in=len(dense),
         seconds=time.perf_counter() - video.started,
         source=video.source,

@@ -59,6 +59,8 @@ class Options:
 class Plan:
     """What a run would do."""
 
+    cache: TokenCache | None = None
+    """What is there already."""
     todo: list[Item] = field(default_factory=list)
     cached: list[Item] = field(default_factory=list)
     failed_before: list[ErrorRecord] = field(default_factory=list)
@@ -74,18 +76,17 @@ def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options
         StoreStaleError: the folder holds tokens of another recipe.
         StoreError: the folder is not a cache.
     """
-    committed = _committed(out, recipe)
-    log = ErrorLog(out)
-    plan = Plan()
+    cache, log = _open(out, recipe), ErrorLog(out)
+    plan = Plan(cache=cache)
     for item in items:
         source = source_id(item.path, content=options.content_identity)
         plan.sources[item.key] = source
-        record = None if options.retry_failed or options.overwrite else log.get(item.key)
-        if item.key in committed and not options.overwrite:
-            known = committed[item.key]
+        if cache is not None and item.key in cache and not options.overwrite:
+            known = cache.info(item.key).source
             if source is None or known is None or source.matches(known):
                 plan.cached.append(item)
                 continue
+        record = None if options.retry_failed or options.overwrite else log.get(item.key)
         if record is not None and record.source == (None if source is None else asdict(source)):
             plan.failed_before.append(record)
         else:
@@ -122,7 +123,7 @@ def extract(
         recover(out)  # what a run that was killed had finished is not done again
     plan = make_plan(items, out, recipe, options)
     summary = Summary(store=str(out), recipe=recipe_name, planned=len(items))
-    _report_cached(plan.cached, out, summary)
+    _report_cached(plan, summary)
     for record in plan.failed_before:
         summary.add_failed_before(record.key, record.path, record.stage, record.message)
     if plan.todo:
@@ -202,28 +203,28 @@ def _log(failed: Failed, log: ErrorLog, summary: Summary, source: SourceId | Non
     )
 
 
-def _committed(out: Path, recipe: Recipe) -> dict[str, SourceId | None]:
-    """Records of the cache, after checking that its recipe is this one."""
+def _open(out: Path, recipe: Recipe) -> TokenCache | None:
+    """The cache, if there is one, after checking that its recipe is this one."""
     try:
         cache = TokenCache.open(out)
     except StoreMissError:
-        return {}
+        return None
     changed = differences(cache.manifest.identity, identity(recipe))
     if changed:
         raise StoreStaleError(
             f"{out} holds tokens of another recipe ({'; '.join(changed[:3])}): use another folder "
             f"or the recipe it was made with"
         )
-    return {key: cache.info(key).source for key in cache.keys()}  # noqa: SIM118  # not a dict
+    return cache
 
 
-def _report_cached(items: Sequence[Item], out: Path, summary: Summary) -> None:
-    if not items:
+def _report_cached(plan: Plan, summary: Summary) -> None:
+    cache = plan.cache
+    if cache is None:
         return
-    cache = TokenCache.open(out)
-    summary.cached = len(items)
+    summary.cached = len(plan.cached)
     summary.fingerprint = cache.manifest.fingerprint
-    for item in items:
+    for item in plan.cached:
         if summary.is_full:
             break
         summary.add_cached(item.key, cache.info(item.key).num_tokens, cache.meta(item.key))

@@ -42,7 +42,7 @@ def run_extract(options: dict[str, Any]) -> int:
     )
     if options["dry_run"]:
         return _report_plan(make_plan(items, out, recipe, settings), recipe, options)
-    with _progress(len(items), quiet=options["quiet"]) as tick:
+    with _Progress(len(items), quiet=options["quiet"]) as tick:
         summary = extract(
             items, out, recipe, recipe_name=options["recipe"], options=settings, progress=tick
         )
@@ -55,7 +55,7 @@ def run_recompress(options: dict[str, Any]) -> int:
     from .recompress import recompress
 
     budget = None if options["budget"] is None else Budget.parse(options["budget"])
-    with _progress(None, quiet=options["quiet"]) as tick:
+    with _Progress(None, quiet=options["quiet"]) as tick:
         summary = recompress(
             options["source"],
             options["out"],
@@ -132,7 +132,7 @@ def _report(summary: Summary, *, as_json: bool) -> None:
         click.echo(format_summary(summary))
 
 
-class _progress:  # noqa: N801  # used like a function
+class _Progress:
     """A tqdm bar on standard error with counts and where the time goes; off when not a terminal."""
 
     def __init__(self, total: int | None, *, quiet: bool) -> None:

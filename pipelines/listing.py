@@ -13,6 +13,8 @@ from vidcomp.config import Config, load_recipe, recipe_names
 from vidcomp.errors import ConfigError
 from vidcomp.registry import REGISTRIES
 
+from .output import print_json
+
 __all__ = ["KINDS", "describe", "run_list"]
 
 KINDS = ("recipes", *sorted(REGISTRIES))
@@ -24,7 +26,7 @@ def run_list(kind: str, *, verbose: bool, as_json: bool) -> int:
     """``vidcomp list``."""
     entries = describe(kind)
     if as_json:
-        click.echo(json.dumps(entries, indent=1))
+        print_json(entries)
         return 0
     width = max((len(entry["name"]) for entry in entries), default=0)
     for entry in entries:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .summary import Row, Summary
+if TYPE_CHECKING:
+    from .summary import Row, Summary
 
 __all__ = ["format_summary", "format_table", "print_json"]
 
@@ -35,7 +36,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([line(header), line(["-" * w for w in width]), *map(line, cells)])
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: "Summary") -> str:
     """The result table, the failures with their reasons, and one line of counts."""
     header = ("clip", "duration s", "frames", "patch tokens", "tokens", "factor", "s", "status")
     parts = []
@@ -46,7 +47,7 @@ def format_summary(summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _row(row: Row) -> tuple[Any, ...]:
+def _row(row: "Row") -> tuple[Any, ...]:
     return (
         row.clip,
         row.duration_s,
@@ -65,7 +66,7 @@ def _cell(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _counts(summary: Summary) -> str:
+def _counts(summary: "Summary") -> str:
     counts = f"{summary.done} done, {summary.cached} already cached, {summary.failed} failed"
     if summary.failed_before:
         counts += f", {summary.failed_before} failed before (--retry-failed tries them again)"

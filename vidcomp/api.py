@@ -1,7 +1,7 @@
 """The one-line calls; the only file that composes the layers inside the library."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vidcomp.projectors.base import Projector, ProjectorConfig
 
 __all__ = [
+    "Gathered",
     "Prepared",
     "compress",
     "compressor",
@@ -30,7 +31,6 @@ __all__ = [
     "encoder",
     "prepare",
     "projector",
-    "range_s",
     "sampler",
 ]
 
@@ -244,17 +244,48 @@ def compress(
     return prepared.reduce(dense, num_frames, num_seconds)
 
 
+@dataclass(slots=True)
+class Gathered:
+    """The tokens of a video whose chunks arrive one after another."""
+
+    request: DecodeRequest
+    parts: list[VideoTokens] = field(default_factory=list)
+    num_frames: int = 0
+    """Sampled frames so far, without those that only fill up."""
+    source: Source | None = None
+    """As the last chunk tells it: damage adds up."""
+
+    def add(self, frames: Frames, tokens: VideoTokens) -> None:
+        """The next chunk and its tokens."""
+        self.parts.append(tokens)
+        self.num_frames += len(frames) - frames.num_padded
+        self.source = frames.source
+
+    @property
+    def dense(self) -> VideoTokens:
+        """All tokens so far on their grid."""
+        return VideoTokens.cat(self.parts)
+
+    @property
+    def num_seconds(self) -> float:
+        """Length of the range that the request asks for."""
+        if self.source is None:
+            return 0.0
+        start_s, end_s = self.request.start_s or 0.0, self.source.duration_s
+        if self.request.end_s is not None:
+            end_s = min(end_s, self.request.end_s)
+        return max(0.0, end_s - max(0.0, start_s))
+
+
 def encode_stream(
     prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest
 ) -> tuple[VideoTokens, int, float]:
     """Encode chunk after chunk: (dense tokens, sampled frames, seconds of the range)."""
-    parts: list[VideoTokens] = []
-    num_frames, source = 0, None
+    video = Gathered(request)
     for chunk in chunks:
-        parts += prepared.encode([chunk])
-        num_frames += len(chunk) - chunk.num_padded
-        source = chunk.source
-    return VideoTokens.cat(parts), num_frames, range_s(source, request)
+        (tokens,) = prepared.encode([chunk])
+        video.add(chunk, tokens)
+    return video.dense, video.num_frames, video.num_seconds
 
 
 def _check_device(device: str) -> None:
@@ -265,12 +296,3 @@ def _check_device(device: str) -> None:
         raise ConfigError(
             f"the device {device!r} cannot be used ({reason}): vidcomp doctor shows what works here"
         ) from error
-
-
-def range_s(source: Source | None, request: DecodeRequest) -> float:
-    """Length of the range that a request asks for, in seconds."""
-    start = max(0.0, request.start_s or 0.0)
-    if source is None:
-        return 0.0
-    end = source.duration_s if request.end_s is None else min(request.end_s, source.duration_s)
-    return max(0.0, end - start)
