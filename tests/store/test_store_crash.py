@@ -160,7 +160,7 @@ def abandoned(die, tmp_path):
 def rewrite_first_line(path, name, **changes):
     from vidcomp.store.journal import line
 
-    journal = journal_path(path, name)
+    journal = journal_path(path / "wal", name)
     first, rest = journal.read_bytes().split(b"\n", 1)
     journal.write_bytes(line({**json.loads(first.split(b" ", 1)[1]), **changes}) + rest)
 
@@ -197,7 +197,7 @@ def test_writers_of_other_machines_are_left_alone(abandoned, changes):
 def test_a_held_lock_is_respected_whatever_the_journal_says(abandoned, changes):
     path, name = abandoned
     rewrite_first_line(path, name, **changes)
-    with journal_path(path, name).open() as held:
+    with journal_path(path / "wal", name).open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert recover(path) == []
     assert recover(path) == [name]
@@ -240,7 +240,7 @@ def test_without_locks_only_a_process_that_is_gone_is_dead(abandoned, monkeypatc
 
 def test_a_damaged_line_costs_its_record_only(abandoned):
     path, name = abandoned
-    journal = journal_path(path, name)
+    journal = journal_path(path / "wal", name)
     lines = journal.read_bytes().split(b"\n")
     lines[2] = lines[2].replace(b"v1", b"v9")
     journal.write_bytes(b"\n".join(lines))
@@ -273,7 +273,7 @@ def test_a_cut_part_gives_what_is_whole(abandoned):
 @pytest.mark.parametrize("content", [b"", b"garbage\n", b"\x00" * 500])
 def test_a_journal_that_is_nothing_is_reported_and_stops_nobody(abandoned, content):
     path, name = abandoned
-    journal_path(path, name).write_bytes(content)
+    journal_path(path / "wal", name).write_bytes(content)
     assert recover(path) == []
     assert any(name in problem for problem in verify(path).problems)
     with CacheWriter(path, identity=IDENTITY) as writer:

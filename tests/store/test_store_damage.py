@@ -13,6 +13,7 @@ from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import CacheWriter, open_cache, verify
 from vidcomp.store.commit import snapshot
 from vidcomp.store.header import stamp_header
+from vidcomp.store.local import LocalStorage
 
 VIDEOS = {f"v{i}": tiny(6, 5, i, assign=None) for i in range(6)}
 
@@ -74,7 +75,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_rest_stays_readable(data, tmp_p
     write(store, dict(list(VIDEOS.items())[:3]))
     write(store, dict(list(VIDEOS.items())[3:]))
     if data.draw(st.booleans()):
-        snapshot(store, open_cache(store).manifest.id)
+        snapshot(LocalStorage(store), open_cache(store).manifest.id)
     files = sorted(p for p in store.rglob("*") if p.is_file())
     path = data.draw(st.sampled_from(files))
     place = data.draw(st.integers(0, path.stat().st_size - 1))
@@ -118,7 +119,7 @@ def test_an_index_that_is_lost_or_damaged_is_read_from_the_shards(store, damage,
         writer.add("v2", VIDEOS["v2"])
     before = {e.key: e for e in open_cache(store).entries()}
     if with_snapshot:
-        snapshot(store, open_cache(store).manifest.id)
+        snapshot(LocalStorage(store), open_cache(store).manifest.id)
     for path in [*(store / "deltas").iterdir(), *(store / "index").iterdir()]:
         damage(path)
     assert {e.key: e for e in open_cache(store).entries()} == before

@@ -13,6 +13,7 @@ from vidcomp.store import open_cache
 from vidcomp.store.commit import snapshot
 from vidcomp.store.index import Table
 from vidcomp.store.layout import Counts, Field, Layout
+from vidcomp.store.local import LocalStorage
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.types import Row, SourceId
 from vidcomp.store.view import View, load_view
@@ -135,12 +136,12 @@ def test_snapshot_deltas_and_headers_tell_the_same(tmp_path):
     store = writer.manifest.id
 
     def told():
-        view = load_view(tmp_path, store)
+        view = load_view(LocalStorage(tmp_path), store)
         return {t.row(i).key: t.row(i) for t, i in view.places()}, bool(view.damaged)
 
     from_deltas = told()
-    name = snapshot(tmp_path, store)
-    assert snapshot(tmp_path, store) is None  # nothing new
+    name = snapshot(LocalStorage(tmp_path), store)
+    assert snapshot(LocalStorage(tmp_path), store) is None  # nothing new
     from_snapshot = told()
     (tmp_path / "index" / f"{name}.safetensors").unlink()
     for delta in (tmp_path / "deltas").iterdir():
@@ -158,7 +159,7 @@ def test_opening_with_an_index_reads_no_shard(tmp_path, monkeypatch):
         raise AssertionError("a shard was opened")
 
     monkeypatch.setattr("vidcomp.store.view.read_shard_header", forbidden)
-    monkeypatch.setattr("vidcomp.store.pool.OpenFile.__init__", forbidden)
+    monkeypatch.setattr("vidcomp.store.local.OpenFile.__init__", forbidden)
     cache = open_cache(tmp_path)
     assert len(cache.keys()) == 5
     assert cache.info("v3").num_tokens == 5
@@ -167,7 +168,7 @@ def test_opening_with_an_index_reads_no_shard(tmp_path, monkeypatch):
 def test_the_newest_whole_snapshot_is_taken(tmp_path):
     for i in range(3):
         write(tmp_path, {f"v{i}": tiny(seed=i)})
-        snapshot(tmp_path, open_cache(tmp_path).manifest.id)
+        snapshot(LocalStorage(tmp_path), open_cache(tmp_path).manifest.id)
     old, _, newest = sorted((tmp_path / "index").iterdir())
     newest.write_bytes(newest.read_bytes()[:-10])
     assert open_cache(tmp_path).keys() == ["v0", "v1", "v2"]
@@ -192,18 +193,18 @@ def test_files_that_vanish_while_the_index_is_read_are_listed_again(tmp_path, mo
 
     def snapshot_later():
         monkeypatch.setattr(view, "load_commit", real)
-        snapshot(root=tmp_path, store_id=store)
+        snapshot(LocalStorage(tmp_path), store)
         for folder in ("deltas", "shards"):
             for path in (tmp_path / folder).iterdir():
                 path.unlink()
         monkeypatch.setattr(view, "load_commit", vanishing)
 
     monkeypatch.setattr(view, "load_commit", vanishing)
-    loaded = load_view(tmp_path, store)
+    loaded = load_view(LocalStorage(tmp_path), store)
     assert len(loaded) == 2
     assert loaded.snapshot is not None
     with pytest.raises(StoreError, match="vanished"):
-        load_view(tmp_path, store, (None, ("a" * 32 + "-000000",)))
+        load_view(LocalStorage(tmp_path), store, (None, ("a" * 32 + "-000000",)))
 
 
 def test_a_column_that_is_missing_or_of_another_type_is_refused():

@@ -12,6 +12,7 @@ from store_builders import IDENTITY, bits, tiny, write
 
 from vidcomp.store import CacheWriter, TokenCache, open_cache, verify
 from vidcomp.store.commit import snapshot
+from vidcomp.store.local import LocalStorage
 
 
 @pytest.fixture
@@ -131,13 +132,13 @@ def test_a_fork_reads_with_files_of_its_own(tmp_path):
 
 def test_a_pickled_cache_shows_the_records_of_its_time(tmp_path):
     write(tmp_path, {"v": tiny(seed=1)})
-    snapshot(tmp_path, open_cache(tmp_path).manifest.id)
+    snapshot(LocalStorage(tmp_path), open_cache(tmp_path).manifest.id)
     write(tmp_path, {"w": tiny(seed=2)})
     cache = open_cache(tmp_path)
     sent = pickle.dumps(cache)
     assert len(sent) < 1000
     write(tmp_path, {"v": tiny(seed=3), "x": tiny(seed=4)})
-    snapshot(tmp_path, cache.manifest.id)
+    snapshot(LocalStorage(tmp_path), cache.manifest.id)
     copy = pickle.loads(sent)
     assert copy.keys() == ["v", "w"]
     assert bits(copy["v"].tokens) == bits(tiny(seed=1).tokens)

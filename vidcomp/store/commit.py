@@ -7,33 +7,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vidcomp.store.files import list_names, replace_file, sync_folder, write_all
+from vidcomp.store.files import sync_folder, write_all
 from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
-from vidcomp.store.shard import shard_header, shard_path
+from vidcomp.store.shard import shard_header, shard_name
+from vidcomp.store.storage import Storage
 from vidcomp.store.types import Row
 from vidcomp.store.view import load_view
 
-__all__ = ["delta_path", "drop", "journal_path", "part_path", "publish", "seal", "snapshot"]
+__all__ = ["delta_name", "drop", "journal_path", "part_path", "publish", "seal", "snapshot"]
 
 
-def part_path(root: Path, name: str) -> Path:
+def part_path(wal: Path, name: str) -> Path:
     """The shard of a commit while it is written."""
-    return root / "wal" / f"{name}.part"
+    return wal / f"{name}.part"
 
 
-def journal_path(root: Path, name: str) -> Path:
+def journal_path(wal: Path, name: str) -> Path:
     """The journal beside it."""
-    return root / "wal" / f"{name}.journal"
+    return wal / f"{name}.journal"
 
 
-def delta_path(root: Path, name: str) -> Path:
+def delta_name(name: str) -> str:
     """The file that makes a commit visible."""
-    return root / "deltas" / f"{name}.safetensors"
+    return f"deltas/{name}.safetensors"
 
 
 def seal(
-    root: Path,
+    storage: Storage,
     name: str,
     store: Mapping[str, Any],
     rows: Sequence[Row],
@@ -42,7 +43,7 @@ def seal(
     """Finish a part and move it among the shards; it is not visible yet.
 
     Args:
-        root: the store's folder.
+        storage: where the store's files lie.
         name: of the commit.
         store: what store.json holds.
         rows: records in the order of the data, and removals; one a key.
@@ -51,7 +52,7 @@ def seal(
     Raises:
         OSError: a step failed; all of them may be repeated.
     """
-    part, shard = part_path(root, name), shard_path(root, name)
+    part = part_path(storage.wal, name)
     header = shard_header(name, store, rows, *data)
     fd = os.open(part, os.O_RDWR)
     try:
@@ -60,34 +61,34 @@ def seal(
         os.fsync(fd)
     finally:
         os.close(fd)
-    part.rename(shard)
+    storage.adopt(shard_name(name), part)
 
 
-def publish(root: Path, name: str, store_id: str, rows: Sequence[Row]) -> None:
+def publish(storage: Storage, name: str, store_id: str, rows: Sequence[Row]) -> None:
     """Write the delta, which makes the shard's records visible, and remove the journal.
 
     Raises:
         OSError: a step failed; all of them may be repeated.
     """
     table = Table.of_rows(store_id, [name], rows)
-    for folder in ("shards", "wal"):  # a delta must not outlive a power cut that its shard did not
-        sync_folder(root / folder)
-    replace_file(delta_path(root, name), table.write())
-    drop(root, name)
+    storage.barrier("shards")  # a delta must not outlive a power cut that its shard did not
+    sync_folder(storage.wal)
+    storage.replace(delta_name(name), table.write())
+    drop(storage.wal, name)
 
 
-def drop(root: Path, name: str) -> None:
+def drop(wal: Path, name: str) -> None:
     """Remove what a commit leaves in the folder of writers; the journal last."""
-    for path in (part_path(root, name), journal_path(root, name)):
+    for path in (part_path(wal, name), journal_path(wal, name)):
         with suppress(FileNotFoundError):
             path.unlink()
 
 
-def snapshot(root: Path, store_id: str, *, least: int = 1) -> str | None:
+def snapshot(storage: Storage, store_id: str, *, least: int = 1) -> str | None:
     """Publish one index of all that is committed now, so that opening reads one file.
 
     Args:
-        root: the store's folder.
+        storage: where the store's files lie.
         store_id: the store's id.
         least: do nothing if fewer commits came after the newest snapshot.
 
@@ -97,12 +98,12 @@ def snapshot(root: Path, store_id: str, *, least: int = 1) -> str | None:
     Raises:
         StoreError, OSError: the index cannot be read or written.
     """
-    view = load_view(root, store_id)
+    view = load_view(storage, store_id)
     if len(view.commits) < least or view.damaged:  # a damaged index is for repair, not for copies
         return None
     covers = sorted({name for table in view.tables for name in table.covers})
     table = merge_tables(store_id, covers, view.tables)
-    numbers = [int(n[:16]) for n in list_names(root / "index", ".safetensors") if n[:16].isdigit()]
+    numbers = [int(n[:16]) for n in storage.names("index", ".safetensors") if n[:16].isdigit()]
     name = f"{max(numbers, default=-1) + 1:016d}-{uuid.uuid4().hex}"
-    replace_file(root / "index" / f"{name}.safetensors", table.write())
+    storage.create(f"index/{name}.safetensors", table.write())
     return name

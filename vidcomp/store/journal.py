@@ -40,6 +40,7 @@ class Journal:
     data_start: int
     """First byte of the data in the part."""
     owner: dict[str, Any]
+    """Which store it belongs to, and who wrote it where."""
     rows: tuple[Row, ...]
     """Records and removals in the order they were written; a key may occur more than once."""
     num_bad: int
@@ -63,8 +64,8 @@ def removal_line(row: Row) -> bytes:
     return line({"removed": [row.key, row.generation]})
 
 
-def create(path: Path, data_start: int) -> int:
-    """Make the journal of a new shard, locked; returns its descriptor.
+def create(path: Path, store: str, data_start: int) -> int:
+    """Make the journal of a new shard of the store of that id, locked; returns its descriptor.
 
     It gets its name only once it is locked and says whose it is, so nobody finds it half made.
     """
@@ -72,7 +73,7 @@ def create(path: Path, data_start: int) -> int:
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         _lock(fd)
-        first = {"kind": KIND, "format": FORMAT_VERSION, "name": path.stem}
+        first = {"kind": KIND, "format": FORMAT_VERSION, "name": path.stem, "store": store}
         write_all(fd, [line({**first, "data_start": data_start, **_owner()})], 0)
         temporary.rename(path)
     except BaseException:
@@ -110,8 +111,12 @@ def read(path: Path) -> Journal:
     return Journal(path.stem, start, owner, tuple(rows), len(parsed) - 1 - len(rows))
 
 
-def claim(path: Path) -> int | None:
+def claim(path: Path, store: str) -> int | None:
     """Lock the journal of a writer that is surely dead; ``None`` if it may be alive.
+
+    Args:
+        path: of the journal.
+        store: id of the store; the journal of another one is left alone.
 
     Returns:
         A descriptor; close it to give the journal back.
@@ -122,7 +127,11 @@ def claim(path: Path) -> int | None:
         return None
     try:
         locked = _lock(fd)
-        if locked is not False and _is_same(fd, path) and _may_judge(read(path).owner, locked):
+        if (
+            locked is not False
+            and _is_same(fd, path)
+            and _may_judge(read(path).owner, store, locked)
+        ):
             return fd
     except (OSError, StoreCorruptError):
         os.close(fd)
@@ -176,13 +185,15 @@ def _is_same(fd: int, path: Path) -> bool:
         return False
 
 
-def _may_judge(owner: Mapping[str, Any], locked: bool | None) -> bool:
+def _may_judge(owner: Mapping[str, Any], store: str, locked: bool | None) -> bool:
     """Whether the owner is surely dead, given that nobody else has its lock.
 
     Only on the machine where it ran does a free lock prove that; where locks do nothing (some
     network file systems), its process must be seen to be gone.
     """
     here = _owner()
+    if owner.get("store", store) != store:  # an older store had this URL, too
+        return False
     if any(owner.get(name) != here[name] for name in ("host", "machine")):
         return False
     if owner.get("boot") != here["boot"]:

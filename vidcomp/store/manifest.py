@@ -4,17 +4,16 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vidcomp.config import StoreSettings, differences, fingerprint
 from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError, StoreStaleError
-from vidcomp.store.files import create_once, explained, read_file
+from vidcomp.store.files import explained
 from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, stamp
+from vidcomp.store.storage import Storage
 
-__all__ = ["FOLDERS", "Manifest", "create_or_join", "read_manifest"]
+__all__ = ["Manifest", "create_or_join", "read_manifest"]
 
-FOLDERS = ("shards", "deltas", "index", "wal")
 KIND = "vidcomp-store"
 
 _NAME = "store.json"
@@ -85,44 +84,51 @@ class Manifest:
             ) from error
 
 
-def read_manifest(root: Path) -> Manifest:
-    """The manifest of the store at ``root``.
+def read_manifest(storage: Storage) -> Manifest:
+    """The manifest of a store.
 
     Raises:
         StoreMissError: there is no store.
         StoreCorruptError: there is one, but its ``store.json`` is damaged or lost.
-        StoreError: ``root`` is a file, cannot be read, or is of a newer format.
+        StoreError: the place is a file, cannot be read, or is of a newer format.
     """
-    path = root / _NAME
-    with explained(f"read the token cache {root}"):
+    place = storage.path
+    with explained(f"read the token cache {place}"):
         try:
-            data = read_file(path)
+            data = storage.read(_NAME)
         except FileNotFoundError:
             data = None
+        is_lost = data is None and bool(storage.names("shards", ".safetensors"))
     if data is None:
-        if any((root / "shards").glob("*.safetensors")):
+        if is_lost:
             raise StoreCorruptError(
-                f"{root} has shards but no {_NAME}: restore it (each shard's header has a copy)"
+                f"{place} has shards but no {_NAME}: restore it (each shard's header has a copy)"
             )
-        raise StoreMissError(f"there is no token cache at {root}: check the path, or extract first")
-    check_stamp(data, _PREFIX, 0, str(path))
+        raise StoreMissError(
+            f"there is no token cache at {place}: check the path, or extract first"
+        )
+    what = f"{place}/{_NAME}"
+    check_stamp(data, _PREFIX, 0, what)
     try:
         content = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise StoreCorruptError(f"{path} is not JSON ({error}): restore it") from error
+        raise StoreCorruptError(f"{what} is not JSON ({error}): restore it") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise StoreError(f"{path} does not describe a token cache: pass another folder")
-    return Manifest.from_json(content, str(path))
+        raise StoreError(f"{what} does not describe a token cache: pass another folder")
+    return Manifest.from_json(content, what)
 
 
 def create_or_join(
-    root: Path, identity: Mapping[str, Any], weights: Mapping[str, str], settings: StoreSettings
+    storage: Storage,
+    identity: Mapping[str, Any],
+    weights: Mapping[str, str],
+    settings: StoreSettings,
 ) -> Manifest:
-    """Make the store at ``root``, or check that the one there was made alike.
+    """Make the store, or check that the one there was made alike.
 
     Raises:
         StoreStaleError: it was made otherwise; the message names what differs.
-        StoreError: the folder cannot be made or written, or ``root`` is a file.
+        StoreError: the folder cannot be made or written, or is a file.
     """
     from vidcomp import __version__
 
@@ -142,15 +148,12 @@ def create_or_join(
         settings=settings,
         created_by=f"vidcomp {__version__}",
     )
-    with explained(f"write a token cache at {root}"):
-        for folder in FOLDERS:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        missing = not (root / _NAME).exists()
-    if missing and not any((root / "shards").iterdir()):
-        with explained(f"write a token cache at {root}"):
-            create_once(root / _NAME, _file_bytes(wanted))
-    found = read_manifest(root)
-    _check_same(root, found, wanted)
+    with explained(f"write a token cache at {storage.path}"):
+        storage.prepare()
+        if not storage.exists(_NAME) and not storage.names("shards", ".safetensors"):
+            storage.create(_NAME, _file_bytes(wanted))
+    found = read_manifest(storage)
+    _check_same(storage, found, wanted)
     return found
 
 
@@ -161,7 +164,7 @@ def _file_bytes(manifest: Manifest) -> bytearray:
     return data
 
 
-def _check_same(root: Path, found: Manifest, wanted: Manifest) -> None:
+def _check_same(storage: Storage, found: Manifest, wanted: Manifest) -> None:
     changed = differences(
         {**found.identity, "weights": found.weights, "store": found.settings.dump()},
         {**wanted.identity, "weights": wanted.weights, "store": wanted.settings.dump()},
@@ -169,7 +172,7 @@ def _check_same(root: Path, found: Manifest, wanted: Manifest) -> None:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise StoreStaleError(
-            f"{root} holds tokens made with other settings (there != here: "
+            f"{storage.path} holds tokens made with other settings (there != here: "
             f"{'; '.join(changed[:3])}{more}): use another folder, or those settings"
         )
 

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vidcomp.store import journal
@@ -13,6 +12,7 @@ from vidcomp.store.format import ALIGN
 from vidcomp.store.header import dumps
 from vidcomp.store.layout import Layout
 from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_to_json, shard_header
+from vidcomp.store.storage import Storage
 from vidcomp.store.types import Row
 
 __all__ = ["Part", "header_cost", "layout_cost", "room_for"]
@@ -25,7 +25,7 @@ _MANY = 10**6
 class Part:
     """One open shard of one writer.  Every method may raise OSError and leaves a whole part."""
 
-    def __init__(self, root: Path, name: str, store: Mapping[str, Any], room: int) -> None:
+    def __init__(self, storage: Storage, name: str, store: Mapping[str, Any], room: int) -> None:
         self.name = name
         self.rows: dict[str, Row] = {}
         """The last row of each key."""
@@ -37,7 +37,7 @@ class Part:
         """Whether it is among the shards, where bytes added now would not be in its header; it
         may still lack its delta."""
         self.started_s = time.monotonic()
-        self._root = root
+        self._storage = storage
         self._store = dict(store)
         self._header = len(shard_header(name, store, [], None)) + _SPARE
         self._layouts: set[Layout | None] = set()
@@ -46,14 +46,15 @@ class Part:
         self._journal_end = 0
         self._journal = self._part = -1
         try:
-            self._journal = journal.create(journal_path(root, name), room)
+            path = journal_path(storage.wal, name)
+            self._journal = journal.create(path, str(store["id"]), room)
             self._journal_end = os.fstat(self._journal).st_size
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-            self._part = os.open(part_path(root, name), flags, 0o666)
+            self._part = os.open(part_path(storage.wal, name), flags, 0o666)
             write_all(self._part, [b" " * room], 0)
         except BaseException:
             self.close()
-            drop(root, name)
+            drop(storage.wal, name)
             raise
 
     def fits(self, row: Row, cost: int) -> bool:
@@ -93,9 +94,9 @@ class Part:
         """Seal the shard and make it visible; the part is closed afterwards, or as it was."""
         rows = self.in_order()
         if not self.sealed:
-            seal(self._root, self.name, self._store, rows, (self.room, self.end))
+            seal(self._storage, self.name, self._store, rows, (self.room, self.end))
             self.sealed = True
-        publish(self._root, self.name, str(self._store["id"]), rows)
+        publish(self._storage, self.name, str(self._store["id"]), rows)
         self.close()
 
     def in_order(self) -> list[Row]:

@@ -14,9 +14,10 @@ from vidcomp.store.files import explained
 from vidcomp.store.format import digest, escape_key, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
-from vidcomp.store.pool import FilePool, OpenFile
+from vidcomp.store.pool import FilePool
 from vidcomp.store.record import read_meta, unpack
-from vidcomp.store.shard import shard_path
+from vidcomp.store.shard import shard_name
+from vidcomp.store.storage import RangeFile, Storage, open_storage
 from vidcomp.store.types import Location, RecordInfo, Row
 from vidcomp.store.view import View, load_view
 from vidcomp.types import TokenBatch, VideoTokens
@@ -35,7 +36,7 @@ class TokenCache:
     same records.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, URL or storage.
         verify: check the hash of every record that is read.
         max_open_files: shards kept open at a time.
 
@@ -46,9 +47,13 @@ class TokenCache:
     """
 
     def __init__(
-        self, path: str | Path, *, verify: bool = True, max_open_files: int = _OPEN_FILES
+        self,
+        path: str | Path | Storage,
+        *,
+        verify: bool = True,
+        max_open_files: int = _OPEN_FILES,
     ) -> None:
-        self._setup(Path(path), verify, max_open_files, None)
+        self._setup(open_storage(path), verify, max_open_files, None)
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenCache":
@@ -57,21 +62,21 @@ class TokenCache:
 
     def _setup(
         self,
-        path: Path,
+        storage: Storage,
         verify: bool,
         max_open_files: int,
         pin: tuple[str | None, tuple[str, ...]] | None,
     ) -> None:
-        self._path, self._verify, self._max_open_files = path, verify, max_open_files
-        self._manifest = read_manifest(path)
+        self._storage, self._verify, self._max_open_files = storage, verify, max_open_files
+        self._manifest = read_manifest(storage)
         self._view = self._load(pin)
-        self._pool = FilePool(partial(shard_path, path), max_open_files)
+        self._pool = FilePool(partial(_open_shard, storage), max_open_files)
         self._sorted: list[str] | None = None
 
     @property
-    def path(self) -> Path:
-        """The store's folder."""
-        return self._path
+    def path(self) -> Path | str:
+        """The store's folder or URL."""
+        return self._storage.path
 
     @property
     def manifest(self) -> Manifest:
@@ -94,7 +99,7 @@ class TokenCache:
         return isinstance(key, str) and bool(key) and self._view.place(escape_key(key)) is not None
 
     def __repr__(self) -> str:
-        return f"TokenCache({str(self._path)!r}, {len(self)} records)"
+        return f"TokenCache({str(self.path)!r}, {len(self)} records)"
 
     def __getitem__(self, key: str) -> VideoTokens:
         """The tokens of one video, on the CPU, in the type they are stored in.
@@ -108,7 +113,7 @@ class TokenCache:
         try:
             return unpack(data, place.layout, place.counts)
         except StoreCorruptError as error:
-            raise StoreCorruptError(f"{key!r} in {self._path}: {error}") from error
+            raise StoreCorruptError(f"{key!r} in {self.path}: {error}") from error
 
     def get_many(self, keys: Sequence[str]) -> TokenBatch:
         """The tokens of several videos, packed end to end.
@@ -172,22 +177,22 @@ class TokenCache:
         self._pool.clear()
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._path, self._verify, self._max_open_files, self._view.pin
+        return self._storage, self._verify, self._max_open_files, self._view.pin
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._setup(*state)
 
     def _load(self, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
-        view = load_view(self._path, self._manifest.id, pin)
+        view = load_view(self._storage, self._manifest.id, pin)
         for problem in view.damaged.values():
-            _log.warning("%s: %s", self._path, problem)
+            _log.warning("%s: %s", self.path, problem)
         return view
 
     def _place(self, key: str) -> tuple[Table, int]:
         place = self._view.place(escape_key(key))
         if place is None:
             raise StoreMissError(
-                f"{self._path} has no record {key!r} among its {len(self)}: check the key, or "
+                f"{self.path} has no record {key!r} among its {len(self)}: check the key, or "
                 f"extract the video"
             )
         return place
@@ -196,7 +201,7 @@ class TokenCache:
         table, i = self._place(key)
         return table.location(i)
 
-    def _check(self, key: str, place: Location) -> OpenFile:
+    def _check(self, key: str, place: Location) -> RangeFile:
         """The shard of a record that can be there.
 
         Raises:
@@ -231,7 +236,7 @@ class TokenCache:
     def _read_pieces(self, key: str, place: Location, pieces: list[memoryview]) -> None:
         self._fill(self._check(key, place), key, place, pieces)
 
-    def _fill(self, file: OpenFile, key: str, place: Location, pieces: list[memoryview]) -> None:
+    def _fill(self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]) -> None:
         """Fill buffers with all bytes of a record, and check them."""
         try:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
@@ -245,14 +250,25 @@ class TokenCache:
             )
 
 
-def open_cache(path: str | Path) -> TokenCache:
-    """The token cache at ``path``: ``cache[key]`` is a video's tokens.
+def open_cache(path: str | Path | Storage, *, verify: bool = True, **options: Any) -> TokenCache:
+    """The token cache at a folder or URL: ``cache[key]`` is a video's tokens.
+
+    Args:
+        path: a folder, or a URL such as ``s3://bucket/cache``.
+        verify: check the hash of every record that is read.
+        options: of ``ObjectStorage``, for a URL: credentials, a local cache of what was read.
 
     Raises:
         StoreMissError: there is none.
         StoreError: it is no store, or cannot be read.
+        MissingExtraError: what the URL's scheme needs is not installed.
+        ConfigError: an unknown option.
     """
-    return TokenCache(path)
+    return TokenCache(open_storage(path, **options), verify=verify)
+
+
+def _open_shard(storage: Storage, name: str) -> RangeFile:
+    return storage.open(shard_name(name))
 
 
 def _what(key: str, place: Location) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store import journal
-from vidcomp.store.commit import delta_path, drop, journal_path, part_path, publish, seal
+from vidcomp.store.commit import delta_name, drop, journal_path, part_path, publish, seal
 from vidcomp.store.files import TEMPORARY, explained, list_names
 from vidcomp.store.format import digest, is_commit
-from vidcomp.store.manifest import FOLDERS, Manifest, read_manifest
-from vidcomp.store.pool import OpenFile
-from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.local import FOLDERS, OpenFile
+from vidcomp.store.manifest import Manifest, read_manifest
+from vidcomp.store.shard import read_shard_header, shard_name
+from vidcomp.store.storage import Storage, open_storage
 from vidcomp.store.types import Row
 
 __all__ = ["recover", "replay"]
@@ -24,14 +25,14 @@ _log = logging.getLogger(__name__)
 _STALE_S = 3600.0
 
 
-def recover(path: str | Path) -> list[str]:
+def recover(path: str | Path | Storage) -> list[str]:
     """Commit what writers that died on this machine had taken; every writer begins with this.
 
     A process that was killed loses at most the video it was writing, a machine that stopped
     those since the last sync.  Writers that live, and those of other machines, are left alone.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, URL or storage.
 
     Returns:
         Names of the commits that were finished.
@@ -40,25 +41,25 @@ def recover(path: str | Path) -> list[str]:
         StoreMissError: there is no store.
         StoreError: it cannot be written.
     """
-    root = Path(path)
-    manifest = read_manifest(root)
+    storage = open_storage(path)
+    manifest = read_manifest(storage)
     done = []
-    with explained(f"recover what dead writers left in {root}"):
-        for name in filter(is_commit, list_names(root / "wal", ".journal")):
-            if _recover_one(root, name, manifest):
+    with explained(f"recover what dead writers left in {storage.path}"):
+        for name in filter(is_commit, list_names(storage.wal, ".journal")):
+            if _recover_one(storage, name, manifest):
                 done.append(name)
-        _sweep(root)
+        _sweep(storage)
     return done
 
 
-def _recover_one(root: Path, name: str, manifest: Manifest) -> bool:
+def _recover_one(storage: Storage, name: str, manifest: Manifest) -> bool:
     """Whether the commit ``name`` was unfinished and is finished now."""
     try:
-        fd = journal.claim(journal_path(root, name))
+        fd = journal.claim(journal_path(storage.wal, name), manifest.id)
         if fd is None:
             return False
         try:
-            return _finish(root, name, manifest)
+            return _finish(storage, name, manifest)
         finally:
             os.close(fd)
     except StoreCorruptError as error:
@@ -66,32 +67,32 @@ def _recover_one(root: Path, name: str, manifest: Manifest) -> bool:
         return False
 
 
-def _finish(root: Path, name: str, manifest: Manifest) -> bool:
-    is_sealed = shard_path(root, name).exists()
+def _finish(storage: Storage, name: str, manifest: Manifest) -> bool:
+    is_sealed = storage.exists(shard_name(name))
     rows: Sequence[Row] = ()
-    if is_sealed and not delta_path(root, name).exists():
-        rows = read_shard_header(OpenFile(shard_path(root, name)), name).rows
-    elif not is_sealed and part_path(root, name).exists():
-        rows, data = replay(root, name)
+    if is_sealed and not storage.exists(delta_name(name)):
+        rows = read_shard_header(storage.open(shard_name(name)), name).rows
+    elif not is_sealed and part_path(storage.wal, name).exists():
+        rows, data = replay(storage.wal, name)
         if rows:
-            seal(root, name, manifest.to_json(), rows, data)
+            seal(storage, name, manifest.to_json(), rows, data)
     if not rows:
-        drop(root, name)
+        drop(storage.wal, name)
         return False
-    publish(root, name, manifest.id, rows)
+    publish(storage, name, manifest.id, rows)
     _log.info("recovered %d rows of a writer that died: %s", len(rows), name)
     return True
 
 
-def replay(root: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
+def replay(wal: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
     """The whole records of a part, and the first byte of its data and the byte after the last.
 
     Raises:
         StoreCorruptError: the journal's first line is damaged.
         OSError: a file cannot be read.
     """
-    lines = journal.read(journal_path(root, name))
-    file = OpenFile(part_path(root, name))
+    lines = journal.read(journal_path(wal, name))
+    file = OpenFile(part_path(wal, name))
     last: dict[str, Row] = {}
     end = lines.data_start
     for row in lines.rows:
@@ -114,10 +115,12 @@ def _is_whole(file: OpenFile, row: Row) -> bool:
     return digest(data) == row.checksum
 
 
-def _sweep(root: Path) -> None:
+def _sweep(storage: Storage) -> None:
     """Remove temporary files that nobody can be writing any more."""
     now = time.time()
-    for folder in (root, *(root / name for name in FOLDERS)):
+    root = storage.wal.parent
+    folders = (root, *(root / name for name in FOLDERS)) if storage.is_local else (storage.wal,)
+    for folder in folders:
         for path in folder.glob(f"{TEMPORARY}*"):
             with suppress(FileNotFoundError):
                 if now - path.stat().st_mtime > _STALE_S:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
@@ -18,7 +17,7 @@ from vidcomp.store.header import (
     stamp_header,
 )
 from vidcomp.store.layout import Counts, Layout
-from vidcomp.store.pool import OpenFile
+from vidcomp.store.storage import RangeFile
 from vidcomp.store.types import Row, SourceId
 from vidcomp.types import Grid
 
@@ -30,7 +29,7 @@ __all__ = [
     "row_from_json",
     "row_to_json",
     "shard_header",
-    "shard_path",
+    "shard_name",
 ]
 
 KIND = "vidcomp-shard"
@@ -165,7 +164,7 @@ def shard_header(
     return out
 
 
-def read_shard_header(file: OpenFile, name: str) -> ShardHeader:
+def read_shard_header(file: RangeFile, name: str) -> ShardHeader:
     """The header of an open shard.
 
     Raises:
@@ -191,9 +190,9 @@ def read_shard_header(file: OpenFile, name: str) -> ShardHeader:
     return ShardHeader(name, store, tuple(rows), header)
 
 
-def shard_path(root: Path, name: str) -> Path:
-    """Where a commit's shard lies."""
-    return root / "shards" / f"{name}.safetensors"
+def shard_name(name: str) -> str:
+    """The file of a commit's shard."""
+    return f"shards/{name}.safetensors"
 
 
 def _all_entries(records: Sequence[Row], data_start: int, data_stop: int) -> list[bytes]:

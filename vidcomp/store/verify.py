@@ -6,15 +6,15 @@ from pathlib import Path
 
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
-from vidcomp.store.commit import delta_path, journal_path
-from vidcomp.store.files import explained, list_names, read_file
+from vidcomp.store.commit import delta_name, journal_path
+from vidcomp.store.files import explained, list_names
 from vidcomp.store.format import digest, is_commit, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.merge import merge_tables
-from vidcomp.store.pool import OpenFile
 from vidcomp.store.record import read_meta
-from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.shard import read_shard_header, shard_name
+from vidcomp.store.storage import RangeFile, Storage, open_storage
 from vidcomp.store.types import Row
 from vidcomp.store.view import Listing, View, load_view
 
@@ -45,11 +45,11 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: str | Path, *, deep: bool = True) -> VerifyReport:
+def verify(path: str | Path | Storage, *, deep: bool = True) -> VerifyReport:
     """Check a store: ``store.json``, index files, headers of shards, journals and records.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, URL or storage.
         deep: read all records and check their hashes, replaced ones left out; else only that they
             lie within their files.
 
@@ -57,34 +57,34 @@ def verify(path: str | Path, *, deep: bool = True) -> VerifyReport:
         StoreMissError: there is no store.
         StoreError: it may not be read, or is of a newer format; all damage is in the report.
     """
-    root = Path(path)
-    report = VerifyReport(path=str(root))
+    storage = open_storage(path)
+    report = VerifyReport(path=str(storage.path))
     try:
-        manifest: Manifest | None = read_manifest(root)
+        manifest: Manifest | None = read_manifest(storage)
     except StoreCorruptError as error:
         report.problems.append(str(error))
-        manifest = _manifest_of_shards(root, report)
+        manifest = _manifest_of_shards(storage, report)
     if manifest is None:
         return report
     try:
-        listing = Listing.of(root)
-        view = load_view(root, manifest.id)
+        listing = Listing.of(storage)
+        view = load_view(storage, manifest.id)
     except StoreError as error:
         report.problems.append(str(error))
         return report
     report.problems += view.damaged.values()
-    headers = _check_commits(root, manifest, listing, report)
+    headers = _check_commits(storage, manifest, listing, report)
     _check_snapshot(manifest, view, headers, report)
-    _check_journals(root, listing, report)
-    _check_records(root, view, deep, report)
+    _check_journals(storage, listing, report)
+    _check_records(storage, view, deep, report)
     return report
 
 
-def _manifest_of_shards(root: Path, report: VerifyReport) -> Manifest | None:
+def _manifest_of_shards(storage: Storage, report: VerifyReport) -> Manifest | None:
     """What store.json should say, from the copy in a shard."""
-    for name in sorted(Listing.of(root).shards):
+    for name in sorted(Listing.of(storage).shards):
         try:
-            found = read_shard_header(OpenFile(shard_path(root, name)), name)
+            found = read_shard_header(storage.open(shard_name(name)), name)
             return Manifest.from_json(found.store, f"shard {name}")
         except (StoreError, OSError) as error:
             report.problems.append(str(error))
@@ -92,13 +92,13 @@ def _manifest_of_shards(root: Path, report: VerifyReport) -> Manifest | None:
 
 
 def _check_commits(
-    root: Path, manifest: Manifest, listing: Listing, report: VerifyReport
+    storage: Storage, manifest: Manifest, listing: Listing, report: VerifyReport
 ) -> dict[str, tuple[Row, ...]]:
     """Headers of all shards against their deltas; returns the rows of those that are whole."""
     headers: dict[str, tuple[Row, ...]] = {}
     for name in sorted(listing.shards | listing.deltas):
         try:
-            found = read_shard_header(OpenFile(shard_path(root, name)), name)
+            found = read_shard_header(storage.open(shard_name(name)), name)
         except StoreCorruptError as error:
             _add(report, str(error))
             continue
@@ -111,15 +111,15 @@ def _check_commits(
         for problem in _tensor_problems(found.rows, found.header.entries, found.header.data_start):
             _add(report, f"shard {name}: {problem}")
         if name in listing.deltas:
-            _check_delta(root, manifest, name, found.rows, report)
+            _check_delta(storage, manifest, name, found.rows, report)
     return headers
 
 
 def _check_delta(
-    root: Path, manifest: Manifest, name: str, rows: tuple[Row, ...], report: VerifyReport
+    storage: Storage, manifest: Manifest, name: str, rows: tuple[Row, ...], report: VerifyReport
 ) -> None:
     try:
-        table = Table.read(read_file(delta_path(root, name)), f"delta {name}")
+        table = Table.read(storage.read(delta_name(name)), f"delta {name}")
     except (StoreCorruptError, OSError) as error:
         _add(report, str(error))
         return
@@ -165,11 +165,11 @@ def _check_snapshot(
         _add(report, f"snapshot {view.snapshot} says other things than the shards it covers")
 
 
-def _check_journals(root: Path, listing: Listing, report: VerifyReport) -> None:
+def _check_journals(storage: Storage, listing: Listing, report: VerifyReport) -> None:
     for name in sorted(listing.journals):
         report.pending.append(name)
         try:
-            found = journal.read(journal_path(root, name))
+            found = journal.read(journal_path(storage.wal, name))
         except FileNotFoundError:
             report.pending.pop()  # it was committed meanwhile
         except (StoreCorruptError, OSError) as error:
@@ -177,12 +177,12 @@ def _check_journals(root: Path, listing: Listing, report: VerifyReport) -> None:
         else:
             if found.num_bad:
                 _add(report, f"journal {name} has {found.num_bad} damaged lines")
-    for name in filter(is_commit, list_names(root / "wal", ".part")):
-        if name not in listing.journals and not journal_path(root, name).exists():
+    for name in filter(is_commit, list_names(storage.wal, ".part")):
+        if name not in listing.journals and not journal_path(storage.wal, name).exists():
             _add(report, f"part {name} has no journal, so its records cannot be recovered")
 
 
-def _check_records(root: Path, view: View, deep: bool, report: VerifyReport) -> None:
+def _check_records(storage: Storage, view: View, deep: bool, report: VerifyReport) -> None:
     rows = [table.row(i) for table, i in view.places()]
     rows.sort(key=lambda row: (row.shard, row.offset))
     report.num_records = len(rows)
@@ -190,7 +190,7 @@ def _check_records(root: Path, view: View, deep: bool, report: VerifyReport) -> 
     end = 0
     for row in rows:
         if row.shard != name:
-            file, name, end = _open(root, row.shard), row.shard, 0
+            file, name, end = _open(storage, row.shard), row.shard, 0
         problem = "its shard is lost" if file is None else _record_problem(file, row, deep)
         if problem is None and row.offset < end:
             problem = "its bytes overlap with those of another record"
@@ -203,7 +203,7 @@ def _check_records(root: Path, view: View, deep: bool, report: VerifyReport) -> 
             _add(report, f"record {unescape(row.key)!r}: {report.bad[unescape(row.key)]}")
 
 
-def _record_problem(file: OpenFile, row: Row, deep: bool) -> str | None:
+def _record_problem(file: RangeFile, row: Row, deep: bool) -> str | None:
     assert row.layout is not None  # noqa: S101  # only removals have none
     size = row.layout.places(row.counts).nbytes
     if size >= row.nbytes:
@@ -225,9 +225,9 @@ def _record_problem(file: OpenFile, row: Row, deep: bool) -> str | None:
     return None
 
 
-def _open(root: Path, name: str) -> OpenFile | None:
+def _open(storage: Storage, name: str) -> RangeFile | None:
     try:
-        return OpenFile(shard_path(root, name))
+        return storage.open(shard_name(name))
     except OSError:
         return None
 

@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from vidcomp.errors import StoreCorruptError, StoreError
-from vidcomp.store.files import explained, list_names, read_file
+from vidcomp.store.files import explained, list_names
 from vidcomp.store.format import is_commit
 from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
-from vidcomp.store.pool import OpenFile
-from vidcomp.store.shard import read_shard_header, shard_path
+from vidcomp.store.shard import read_shard_header, shard_name
+from vidcomp.store.storage import Storage
 from vidcomp.store.types import Row
 
 __all__ = ["Listing", "View", "load_commit", "load_view"]
@@ -32,25 +31,23 @@ class Listing:
     shards: frozenset[str]
     deltas: frozenset[str]
     journals: frozenset[str]
+    """Of this machine only, if the store is not local."""
+    commits: frozenset[str]
+    """Those with a delta, and, if it can be known, those that lost theirs."""
 
     @classmethod
-    def of(cls, root: Path) -> "Listing":
+    def of(cls, storage: Storage) -> "Listing":
         """Read the folders, in the order that the commit protocol asks for."""
-        snapshots = list_names(root / "index", ".safetensors")
-        shards, deltas, journals = (
-            frozenset(filter(is_commit, list_names(root / folder, suffix)))
-            for folder, suffix in (
-                ("shards", ".safetensors"),
-                ("deltas", ".safetensors"),
-                ("wal", ".journal"),
-            )
+        snapshots = storage.names("index", ".safetensors")
+        shards, deltas = (
+            frozenset(filter(is_commit, storage.names(folder, ".safetensors")))
+            for folder in ("shards", "deltas")
         )
-        return cls(tuple(snapshots), shards, deltas, journals)
-
-    @property
-    def commits(self) -> frozenset[str]:
-        """Commits outside of snapshots: those with a delta, and those that lost theirs."""
-        return self.deltas | (self.shards - self.journals)
+        journals = frozenset(filter(is_commit, list_names(storage.wal, ".journal")))
+        # A shard without a delta may be another machine's, just being committed, unless all
+        # journals are here to be seen.
+        lost = shards - journals if storage.is_local else frozenset()
+        return cls(tuple(snapshots), shards, deltas, journals, deltas | lost)
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,12 @@ class View:
 
 
 def load_view(
-    root: Path, store: str, pin: tuple[str | None, tuple[str, ...]] | None = None
+    storage: Storage, store: str, pin: tuple[str | None, tuple[str, ...]] | None = None
 ) -> View:
-    """The index of the store at ``root``.
+    """The index of a store.
 
     Args:
-        root: the store's folder.
+        storage: where its files lie.
         store: its id; index files of another store are damaged ones.
         pin: load exactly this; by default all that is committed now.
 
@@ -126,20 +123,20 @@ def load_view(
         StoreError: files vanish faster than they can be read, or cannot be read at all.
     """
     for attempt in range(1 if pin else _TRIES):
-        with explained(f"read the index of {root}"), suppress(FileNotFoundError):
-            return _load(root, store, pin)
+        with explained(f"read the index of {storage.path}"), suppress(FileNotFoundError):
+            return _load(storage, store, pin)
         time.sleep(0.05 * attempt)  # a compaction is at work
     raise StoreError(
-        f"index files of {root} vanished while they were read: open it again"
+        f"index files of {storage.path} vanished while they were read: open it again"
         + (", the pinned state is gone" if pin else "")
     )
 
 
-def load_commit(root: Path, name: str, store: str, damaged: dict[str, str]) -> Table:
+def load_commit(storage: Storage, name: str, store: str, damaged: dict[str, str]) -> Table:
     """The rows of one commit, from its delta or else from its shard's header.
 
     Args:
-        root: the store's folder.
+        storage: where the store's files lie.
         name: of the commit.
         store: the store's id.
         damaged: takes up what could not be read, and why.
@@ -152,7 +149,7 @@ def load_commit(root: Path, name: str, store: str, damaged: dict[str, str]) -> T
     """
     what = f"delta {name}"
     try:
-        table = Table.read(read_file(root / "deltas" / f"{name}.safetensors"), what)
+        table = Table.read(storage.read(f"deltas/{name}.safetensors"), what)
         if table.covers != (name,) or table.store != store:
             raise StoreCorruptError(f"{what} belongs to {table.covers}: it was renamed, restore it")
         return table
@@ -161,38 +158,38 @@ def load_commit(root: Path, name: str, store: str, damaged: dict[str, str]) -> T
     except StoreCorruptError as error:
         damaged[what] = str(error)
     try:
-        rows = read_shard_header(OpenFile(shard_path(root, name)), name).rows
+        rows = read_shard_header(storage.open(shard_name(name)), name).rows
         return Table.of_rows(store, [name], rows)
     except StoreCorruptError as error:
         damaged[f"shard {name}"] = str(error)
     except FileNotFoundError:
-        if not (root / "deltas" / f"{name}.safetensors").exists():
+        if not storage.exists(f"deltas/{name}.safetensors"):
             raise
         damaged[f"shard {name}"] = f"shard {name} is lost, and its delta is damaged"
     return Table.of_rows(store, [name], [])
 
 
-def _load(root: Path, store: str, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
+def _load(storage: Storage, store: str, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
     damaged: dict[str, str] = {}
-    listing = None if pin else Listing.of(root)
+    listing = None if pin else Listing.of(storage)
     names = listing.snapshots if listing else () if pin is None or pin[0] is None else (pin[0],)
-    base, base_name = _newest_snapshot(root, store, names, damaged)
+    base, base_name = _newest_snapshot(storage, store, names, damaged)
     if pin is not None and pin[0] != base_name:
         raise FileNotFoundError(f"snapshot {pin[0]}")
     wanted = frozenset(pin[1]) if pin else listing.commits if listing else frozenset()
     commits = wanted - frozenset(base.covers if base else ())
-    tables = [load_commit(root, name, store, damaged) for name in sorted(commits)]
+    tables = [load_commit(storage, name, store, damaged) for name in sorted(commits)]
     after = merge_tables(store, sorted(commits), tables)
     return View((base, after) if base else (after,), base_name, commits, damaged)
 
 
 def _newest_snapshot(
-    root: Path, store: str, names: tuple[str, ...], damaged: dict[str, str]
+    storage: Storage, store: str, names: tuple[str, ...], damaged: dict[str, str]
 ) -> tuple[Table | None, str | None]:
     for name in reversed(names):
         what = f"snapshot {name}"
         try:
-            table = Table.read(read_file(root / "index" / f"{name}.safetensors"), what)
+            table = Table.read(storage.read(f"index/{name}.safetensors"), what)
             if table.store == store:
                 return table, name
             damaged[what] = f"{what} belongs to another store: remove it"

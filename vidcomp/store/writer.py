@@ -1,6 +1,5 @@
 """Adds records to a store: durable one by one, visible shard by shard."""
 
-import errno
 import logging
 import os
 import threading
@@ -18,10 +17,11 @@ from vidcomp.errors import StoreError, StoreMissError
 from vidcomp.store.commit import snapshot
 from vidcomp.store.files import explained
 from vidcomp.store.format import escape_key, unescape
-from vidcomp.store.manifest import FOLDERS, Manifest, create_or_join
+from vidcomp.store.manifest import Manifest, create_or_join
 from vidcomp.store.part import Part, header_cost, room_for
 from vidcomp.store.record import Packed, pack
 from vidcomp.store.recover import recover
+from vidcomp.store.storage import Storage, open_storage
 from vidcomp.store.types import Receipt, Row, SourceId
 from vidcomp.store.view import View, load_view
 from vidcomp.types import VideoTokens
@@ -43,7 +43,7 @@ class CacheWriter:
     what was added is committed at the end, after an exception too.
 
     Args:
-        path: the store's folder; its parents are made.
+        path: the store's folder, which is made with its parents, or a URL or storage.
         identity: what ``vidcomp.config.identity`` made of the recipe.
         weights: content hashes of model weights, by section of the recipe.
         settings: how records are written.
@@ -60,7 +60,7 @@ class CacheWriter:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Storage,
         *,
         identity: Mapping[str, Any],
         weights: Mapping[str, str] | None = None,
@@ -70,15 +70,15 @@ class CacheWriter:
         sync_every: int = 256,
         sync_s: float = 5.0,
     ) -> None:
-        self.path = Path(path)
+        self._storage = open_storage(path)
+        self.path = self._storage.path
         self._settings = settings or StoreSettings()
         self._limits = (seal_bytes, seal_s, sync_every, sync_s)
-        self._manifest = create_or_join(self.path, identity, weights or {}, self._settings)
+        self._manifest = create_or_join(self._storage, identity, weights or {}, self._settings)
         self._store = self._manifest.to_json()
-        _check_writable(self.path)
-        self.recovered: tuple[str, ...] = tuple(recover(self.path))
+        self.recovered: tuple[str, ...] = tuple(recover(self._storage))
         """Commits that writers which died had left unfinished."""
-        self._view: View = load_view(self.path, self._manifest.id)
+        self._view: View = load_view(self._storage, self._manifest.id)
         self._own: dict[str, Row] = {}
         self._id, self._sequence, self._pid = uuid.uuid4().hex, 0, os.getpid()
         self._room = _FIRST_ROOM
@@ -257,7 +257,7 @@ class CacheWriter:
         if self._part is None:
             name = f"{self._id}-{self._sequence:06d}"
             room = room_for(row, self._store, name, self._room)
-            self._part = Part(self.path, name, self._store, room)
+            self._part = Part(self._storage, name, self._store, room)
             self._sequence += 1
         return self._part
 
@@ -280,15 +280,6 @@ class CacheWriter:
         """An index of many commits; a store without it is as good, only slower to open."""
         try:
             with explained(f"write an index of {self.path}"):
-                snapshot(self.path, self._manifest.id, least=_SNAPSHOT_COMMITS)
+                snapshot(self._storage, self._manifest.id, least=_SNAPSHOT_COMMITS)
         except StoreError as error:
             _log.warning("no snapshot was written: %s", error)
-
-
-def _check_writable(root: Path) -> None:
-    with explained(f"write to the token cache {root}"):
-        for folder in (root / name for name in FOLDERS):
-            if not os.access(folder, os.W_OK | os.X_OK):
-                read_only = os.statvfs(folder).f_flag & os.ST_RDONLY if os.name == "posix" else 0
-                number = errno.EROFS if read_only else errno.EACCES
-                raise OSError(number, os.strerror(number), str(folder))
