@@ -249,6 +249,17 @@ class TestTokenBatch:
         with pytest.raises(ShapeError, match="would cut a video of 3"):
             batch.padded(2)
 
+    def test_a_padded_batch_knows_its_keys_and_moves_whole(self):
+        videos = [make_video(Grid(1, 1, n), seed=n) for n in (3, 1)]
+        padded = TokenBatch.pack(videos, ["a", "b"]).padded()
+        assert padded.keys == ("a", "b")
+        assert TokenBatch.pack(videos).padded().keys == ()
+        moved = padded.to("cpu", torch.float64, non_blocking=True)
+        assert moved.keys == ("a", "b")
+        assert (moved.tokens.dtype, moved.mass.dtype) == (torch.float64, torch.float32)
+        assert all(torch.equal(a, b) for a, b in zip(padded[1:5], moved[1:5], strict=True))
+        assert all(value.device.type == "meta" for value in padded.to("meta")[:5])
+
     def test_padding_lets_gradients_through(self):
         video = make_video(Grid(1, 1, 3))
         tokens = video.tokens.clone().requires_grad_()

@@ -3,9 +3,9 @@
 Legend: B videos, S tokens of all videos, L columns, D features.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,20 @@ class PaddedTokens(NamedTuple):
     positions: Tensor  # [B, L, 3] float32
     spans: Tensor  # [B, L, 2] float32
     mass: Tensor  # [B, L] float32
+    keys: tuple[str, ...] = ()  # record keys, if the videos have them
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> "PaddedTokens":
+        """All tensors on ``device``; only ``tokens`` (if they are float) take ``dtype``."""
+        tensors = (value.to(device, non_blocking=non_blocking) for value in self[:5])
+        moved = PaddedTokens(*tensors, self.keys)
+        if dtype is None or not self.tokens.is_floating_point():
+            return moved
+        return moved._replace(tokens=moved.tokens.to(dtype))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -113,20 +127,37 @@ class TokenBatch:
         return (self[b] for b in range(len(self)))
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
     ) -> Self:
-        """All tensors on ``device``; only ``tokens`` (if they are float) take ``dtype``."""
+        """All tensors on ``device``; only ``tokens`` (if they are float) take ``dtype``.
+
+        Args:
+            device: where to; by default where they are.
+            dtype: of the tokens.
+            non_blocking: do not wait for copies out of pinned memory.
+        """
         cast = dtype if self.tokens.is_floating_point() else None
-        rows = {n: getattr(self, n).to(device) for n in (*ROW_FIELDS, "offsets")}
-        rows["tokens"] = rows["tokens"].to(dtype=cast)
+        moved = self._map(lambda value: value.to(device, non_blocking=non_blocking))
+        return replace(moved, tokens=moved.tokens.to(dtype=cast))
+
+    def pin_memory(self) -> Self:
+        """All tensors in page-locked memory, as torch's loaders ask for; ``weights`` stay."""
+        return self._map(lambda value: value if value.is_sparse else value.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor changed."""
+        rows: dict[str, Any] = {n: change(getattr(self, n)) for n in (*ROW_FIELDS, "offsets")}
         return replace(
             self,
             **rows,
-            assigns=tuple(a if a is None else a.to(device) for a in self.assigns),
-            weights=tuple(w if w is None else w.to(device) for w in self.weights),
-            extras={n: value.to(device) for n, value in self.extras.items()},
+            assigns=tuple(a if a is None else change(a) for a in self.assigns),
+            weights=tuple(w if w is None else change(w) for w in self.weights),
+            extras={n: change(value) for n, value in self.extras.items()},
             frame_extras=tuple(
-                {n: value.to(device) for n, value in frame.items()} for frame in self.frame_extras
+                {n: change(value) for n, value in frame.items()} for frame in self.frame_extras
             ),
         )
 
@@ -159,6 +190,5 @@ class TokenBatch:
             out[mask] = value
             return out
 
-        return PaddedTokens(
-            pad(self.tokens), mask, pad(self.positions), pad(self.spans), pad(self.mass)
-        )
+        positions, spans, mass = (pad(v) for v in (self.positions, self.spans, self.mass))
+        return PaddedTokens(pad(self.tokens), mask, positions, spans, mass, self.keys)
