@@ -34,11 +34,11 @@ class PaddedTokens(NamedTuple):
         non_blocking: bool = False,
     ) -> "PaddedTokens":
         """All tensors on ``device``; only ``tokens`` (if they are float) take ``dtype``."""
-        tensors = (value.to(device, non_blocking=non_blocking) for value in self[:5])
-        moved = PaddedTokens(*tensors, self.keys)
-        if dtype is None or not self.tokens.is_floating_point():
-            return moved
-        return moved._replace(tokens=moved.tokens.to(dtype))
+        cast = dtype if self.tokens.is_floating_point() else None
+        tokens, mask, positions, spans, mass = (
+            value.to(device, non_blocking=non_blocking) for value in self[:5]
+        )
+        return PaddedTokens(tokens.to(dtype=cast), mask, positions, spans, mass, self.keys)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
