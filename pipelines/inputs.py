@@ -1,8 +1,6 @@
 """From what a person types to the list of videos to do: files, folders, globs, lists, manifests."""
 
-import csv
 import glob
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidcomp.errors import ConfigError, MissingExtraError
+from vidcomp.data.matching import VIDEO_SUFFIX, ranged_key
+from vidcomp.data.tables import read_rows
+from vidcomp.errors import ConfigError
 from vidcomp.store import SourceId
 
 __all__ = ["Item", "Manifest", "expand", "shard", "source_id"]
 
-_VIDEO = re.compile(
-    r"\.(3gp|asf|avi|flv|gif|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|mxf|ogv|ts|vob|webm|wmv|y4m)",
-    re.IGNORECASE,
-)
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -146,7 +142,7 @@ def _walk(folder: Path) -> Iterator[Item]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
-        if _VIDEO.fullmatch(path.suffix) and not hidden and not path.is_dir():
+        if VIDEO_SUFFIX.fullmatch(path.suffix) and not hidden and not path.is_dir():
             yield Item(key=relative.as_posix(), path=str(path))
 
 
@@ -156,13 +152,12 @@ def _ranged(item: Item, start_s: float | None, end_s: float | None) -> Item:
     end = end_s if item.end_s is None else item.end_s
     if start is None and end is None:
         return item
-    suffix = f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
-    return Item(key=item.key + suffix, path=item.path, start_s=start, end_s=end)
+    return Item(key=ranged_key(item.key, start, end), path=item.path, start_s=start, end_s=end)
 
 
 def _read_manifest(manifest: Manifest) -> Iterator[Item]:
     folder = Path(manifest.path).parent
-    for number, row in enumerate(_rows(Path(manifest.path)), start=1):
+    for number, row in enumerate(read_rows(manifest.path, "manifest"), start=1):
         raw = row.get(manifest.column)
         if raw in (None, ""):
             raise ConfigError(
@@ -179,39 +174,6 @@ def _read_manifest(manifest: Manifest) -> Iterator[Item]:
             )
         start, end = (_seconds(manifest, number, row, name) for name in ("start", "end"))
         yield Item(key=key, path=place, start_s=start, end_s=end)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"):
-        raise ConfigError(
-            f"a manifest is csv, tsv, jsonl or parquet, got {path.name}: rename or convert it"
-        )
-    try:
-        if kind == ".parquet":
-            yield from _parquet_rows(path)
-        elif kind in (".csv", ".tsv"):
-            with path.open(newline="") as file:
-                yield from csv.DictReader(file, delimiter="," if kind == ".csv" else "\t")
-        else:
-            for line in path.read_text().splitlines():
-                if line.strip():
-                    yield json.loads(line)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the manifest {path} cannot be read ({error}): mend it") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(
-            "a parquet manifest needs pyarrow, which is not installed: pip install pyarrow, or "
-            "write the manifest as csv or jsonl"
-        ) from error
-    yield from parquet.read_table(path).to_pylist()
 
 
 def _seconds(manifest: Manifest, number: int, row: dict[str, Any], name: str) -> float | None:
