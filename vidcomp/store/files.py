@@ -11,6 +11,7 @@ from vidcomp.errors import StoreError
 
 __all__ = [
     "TEMPORARY",
+    "AdvisedError",
     "create_once",
     "explained",
     "list_names",
@@ -36,6 +37,18 @@ _ADVICE = {
 }
 
 
+class AdvisedError(OSError):
+    """An OSError that knows its reason and what to do better than its number tells."""
+
+    def __init__(self, number: int, reason: str, advice: str) -> None:
+        super().__init__(number, reason)
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An OSError would be made anew from number and reason alone.
+        return _restored, (type(self), self.errno, self.strerror, self.advice)
+
+
 @contextmanager
 def explained(wanted: str) -> Iterator[None]:
     """Turn an OSError into one sentence.
@@ -49,8 +62,11 @@ def explained(wanted: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
+        if isinstance(error, AdvisedError):
+            reason, advice = str(error.strerror), error.advice
+        else:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
         raise StoreError(f"cannot {wanted} ({reason}): {advice}") from error
 
 
@@ -135,6 +151,12 @@ def write_all(fd: int, parts: Sequence[memoryview | bytes | bytearray], offset: 
         if count:
             pending[0] = pending[0][count:]
     return offset
+
+
+def _restored(kind: type[AdvisedError], number: int, reason: str, advice: str) -> AdvisedError:
+    error = kind.__new__(kind, number, reason)
+    AdvisedError.__init__(error, number, reason, advice)
+    return error
 
 
 def _write_temporary(path: Path, data: bytes | bytearray) -> Path:
