@@ -144,8 +144,12 @@ class CompressSettings(Config):
 class StoreSettings(Config):
     """How records are written; not part of the fingerprint."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Type of the token matrix on disk."""
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
+    """Type of the token matrix on disk; ``int8`` has a scale for every channel of a video, is
+    within half a scale of every value, and is read as bfloat16."""
+    codec: Literal["none", "zstd"] = "none"
+    """``zstd`` saves about a third of the bytes without loss, for slow disks and networks; parts
+    of a video are then read as fast as all of it."""
     assign: bool = False
     """Also keep, for every source patch, the token it went to."""
     extras: tuple[str, ...] = ()

@@ -31,6 +31,8 @@ class Column(NamedTuple):
     dtype: str
     inner: tuple[int, ...] = ()
     free: bool = False
+    optional: bool = False
+    """Whether it is left out of files where it is all zeros."""
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -52,6 +54,7 @@ COLUMNS = {
     "num_tokens": Column("I64"),
     "grid": Column("I64", (3,)),
     "nnz": Column("I64"),
+    "packed": Column("I64", optional=True),
     "size": Column("I64"),
     "mtime_ns": Column("I64"),
     "content_end": Column("I64"),
@@ -63,6 +66,8 @@ COLUMNS = {
     "contents": Column("U8", free=True),
 }
 """In the order of their bytes: larger elements first, so all are aligned."""
+
+_COUNTS = ("offset", "num_tokens", "grid", "nnz", "packed")
 
 
 def blob(items: Sequence[bytes]) -> tuple[Array, Array]:
@@ -78,6 +83,8 @@ def write_index(store: str, lists: Mapping[str, Any], columns: Mapping[str, Arra
     entries, parts, start = [], [], 0
     for name, column in COLUMNS.items():
         data = np.ascontiguousarray(columns[name], column.numpy)
+        if column.optional and not data.any():
+            continue
         entries.append(entry(name, column.dtype, data.shape, start, start + data.nbytes))
         parts.append(data.tobytes())
         start += data.nbytes
@@ -95,8 +102,11 @@ def read_index(data: bytearray, what: str) -> tuple[Header, dict[str, Array]]:
     """
     check_header(data, what)
     header = parse_header(data, KIND, len(data), what)
-    columns = {}
+    columns: dict[str, Array] = {}
     for name, column in COLUMNS.items():
+        if column.optional and name not in header.entries:
+            columns[name] = column.empty(len(columns["key_hash"]))
+            continue
         dtype, shape, start, stop = header.entries.get(name, ("", [], 0, 0))
         if dtype != column.dtype or tuple(shape[1:]) != column.inner or not shape:
             raise StoreCorruptError(f"{what} has no column {name!r} of {column.dtype}: run verify")
@@ -147,7 +157,7 @@ def check_columns(
                 (columns["offset"][live] % ALIGN != 0).any()
                 or (columns["nbytes"][live] % ALIGN != 0).any()
                 or (columns["nbytes"][live] < ALIGN).any()
-                or any((columns[c] < 0).any() for c in ("offset", "num_tokens", "grid", "nnz"))
+                or any((columns[c] < 0).any() for c in _COUNTS)
             ),
         }
     for problem, is_there in problems.items():

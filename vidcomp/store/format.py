@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 import xxhash
 
+from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "FORMAT_VERSION",
     "MAX_HEADER_BYTES",
     "MAX_KEY_BYTES",
+    "Bytes",
     "check_stamp",
     "digest",
     "escape",
     "escape_key",
+    "features_of",
     "hexdigest",
     "is_commit",
     "stamp",
@@ -32,7 +35,7 @@ __all__ = [
 FORMAT_VERSION = 1
 """Of everything in a store; readers accept every version up to this one."""
 
-FEATURES: frozenset[str] = frozenset()
+FEATURES: frozenset[str] = frozenset({"int8", "zstd"})
 """Additions that this code can read; a store that lists others is refused."""
 
 ALIGN = 64
@@ -71,6 +74,12 @@ _COMMIT = re.compile(r"[0-9a-f]{32}-\d{6,12}")
 _ZEROS = b"0" * 16
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+
+
+def features_of(settings: StoreSettings) -> tuple[str, ...]:
+    """The additions that records written with ``settings`` may use, sorted."""
+    used = {"int8": settings.dtype == "int8", "zstd": settings.codec == "zstd"}
+    return tuple(sorted(name for name, is_used in used.items() if is_used))
 
 
 def digest(*parts: Bytes) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store.columns import COLUMNS, Array, blob, check_columns, read_index, write_index
-from vidcomp.store.format import digest
+from vidcomp.store.format import digest, unescape
 from vidcomp.store.layout import Counts, Layout
 from vidcomp.store.types import Location, Row, SourceId
 from vidcomp.types import Grid
@@ -111,6 +111,20 @@ class Table:
         """The escaped key at place ``i``."""
         return self._text("keys", "key_end", i)
 
+    def texts(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """The keys of many rows, unescaped."""
+        ends = self.columns["key_end"]
+        starts = np.where(rows > 0, ends[rows - 1], 0).tolist() if len(rows) else []
+        pairs = zip(starts, ends[rows].tolist(), strict=True)
+        data = self.columns["keys"].tobytes()
+        if data.isascii() and b"%" not in data:
+            text = data.decode("ascii")
+            return [text[a:b] for a, b in pairs]
+        try:
+            return [unescape(data[a:b].decode()) for a, b in pairs]
+        except UnicodeDecodeError as error:
+            raise StoreCorruptError("a key of an index is no text: run verify") from error
+
     def removed(self, i: int) -> bool:
         """Whether row ``i`` says that there is no such record."""
         return bool(self._views["flags"][i] & _REMOVED)
@@ -128,7 +142,12 @@ class Table:
             v["offset"][i],
             v["nbytes"][i],
             v["checksum"][i],
-            Counts(v["num_tokens"][i], Grid(grid[i, 0], grid[i, 1], grid[i, 2]), v["nnz"][i]),
+            Counts(
+                v["num_tokens"][i],
+                Grid(grid[i, 0], grid[i, 1], grid[i, 2]),
+                v["nnz"][i],
+                v["packed"][i],
+            ),
             self.layouts[v["layout"][i]],
         )
 
@@ -208,6 +227,7 @@ def _fill(
         "num_tokens": row.counts.num_tokens,
         "grid": row.counts.grid,
         "nnz": row.counts.nnz,
+        "packed": row.counts.packed,
         "layout": layouts[row.layout],
         "size": source.size,
         "mtime_ns": source.mtime_ns,

@@ -1,6 +1,7 @@
 """What the bytes of a record mean: named tensors whose shapes follow from a few counts.
 
-Symbols of a shape: N tokens, T frames of the grid, P source patches, Z entries of soft provenance.
+Symbols of a shape: N tokens, T frames of the grid, P source patches, Z entries of soft provenance,
+B entries of the block checks.
 """
 
 import json
@@ -17,11 +18,21 @@ from vidcomp.errors import StoreCorruptError
 from vidcomp.store.format import DTYPES, unescape
 from vidcomp.types import Grid
 
-__all__ = ["Counts", "Field", "Layout", "Place", "Places", "view_bytes"]
+__all__ = ["BLOCK_ROWS", "Counts", "Field", "Layout", "Place", "Places", "view_bytes"]
 
-_SYMBOLS = ("N", "T", "P", "Z")
+BLOCK_ROWS = 64
+"""Rows under one block check."""
+
+_SYMBOLS = ("N", "T", "P", "Z", "B")
 _REMEMBERED = 4096
-_BASE_ORDER = ("tokens", "positions", "spans", "mass", "assign", "weights.index", "weights.value")
+_BLOCKS, _SCALE, _SPANS = "blocks", "tokens.scale", "spans"
+_PACKED = "tokens.zstd"
+"""What the compressed bytes of the tokens are called in a file's header."""
+_PACKED_TYPES = frozenset(f"Z{name}" for name in DTYPES)
+_BASE_ORDER = (
+    _BLOCKS, _SPANS, _SCALE, "weights.index", "weights.value", "assign", "positions", "mass",
+    "tokens",
+)  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -31,12 +42,15 @@ class Counts(NamedTuple):
     grid: Grid
     nnz: int = 0
     """Entries of soft provenance."""
+    packed: int = 0
+    """Bytes of the tokens if they are compressed."""
 
     @property
     def symbols(self) -> dict[str, int]:
         """Value of each symbol."""
-        grid = self.grid
-        return {"N": self.num_tokens, "T": grid.t, "P": grid.num_patches, "Z": self.nnz}
+        n, grid = self.num_tokens, self.grid
+        blocks = 1 + -(-n // BLOCK_ROWS)
+        return {"N": n, "T": grid.t, "P": grid.num_patches, "Z": self.nnz, "B": blocks}
 
 
 class Field(NamedTuple):
@@ -44,14 +58,29 @@ class Field(NamedTuple):
 
     name: str
     dtype: str
-    """A key of ``DTYPES``."""
+    """A key of ``DTYPES``, with a ``Z`` before it if the bytes are compressed."""
     shape: tuple[int | str, ...]
     """Numbers and symbols."""
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the bytes are compressed, so that their number is in the counts."""
+        return self.dtype.startswith("Z")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Type of the elements."""
+        return DTYPES[self.dtype.removeprefix("Z")]
+
+    @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
-        return DTYPES[self.dtype].itemsize
+        """Bytes of one element as it lies on disk."""
+        return 1 if self.is_packed else self.torch_dtype.itemsize
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is a row a token."""
+        return self.shape[:1] == ("N",)
 
     def sizes(self, counts: Counts) -> tuple[int, ...]:
         """The shape in numbers."""
@@ -89,12 +118,16 @@ class Layout:
 
     @classmethod
     def of(cls, fields: Sequence[Field]) -> "Layout":
-        """Fields in the order of the format: larger elements first, so each is aligned."""
+        """Fields in the order of the format.
 
-        def rank(field: Field) -> tuple[int, int, str]:
+        Larger elements come first, so each is aligned; of one size, those that every partial read
+        needs, so that they are one range.
+        """
+
+        def rank(field: Field) -> tuple[int, bool, int, str]:
             known = field.name in _BASE_ORDER
             place = _BASE_ORDER.index(field.name) if known else len(_BASE_ORDER)
-            return -field.itemsize, place, field.name
+            return -field.itemsize, field.has_rows and field.name != _SPANS, place, field.name
 
         return _shared(tuple(sorted(fields, key=rank)))
 
@@ -130,9 +163,11 @@ class Layout:
     def _place_all(self, counts: Counts) -> Places:
         out, start = [], 0
         for field in self.fields:
-            sizes = field.sizes(counts)
+            name, dtype, sizes = field.name, field.dtype, field.sizes(counts)
+            if field.is_packed:
+                name, dtype, sizes = _PACKED, "U8", (counts.packed,)
             stop = start + math.prod(sizes) * field.itemsize
-            out.append(Place(field.name, field.dtype, sizes, start, stop))
+            out.append(Place(name, dtype, sizes, start, stop))
             start = stop
         return Places(tuple(out), start)
 
@@ -145,22 +180,65 @@ class Layout:
         """The field of that name."""
         return next((field for field in self.fields if field.name == name), None)
 
+    @cached_property
+    def tokens(self) -> Field:
+        """The field of the tokens, as it lies on disk."""
+        return next(field for field in self.fields if field.name == "tokens")
+
     @property
     def dim(self) -> int:
         """Width of the token matrix; 0 for codebook ids."""
-        tokens = self.field("tokens")
-        return int(tokens.shape[1]) if tokens is not None and len(tokens.shape) == 2 else 0
+        shape = self.tokens.shape
+        return int(shape[1]) if len(shape) == 2 else 0
 
     @property
     def dtype(self) -> str:
-        """Type of the tokens as torch writes it, e.g. ``bfloat16``."""
-        tokens = self.field("tokens")
-        return "" if tokens is None else str(DTYPES[tokens.dtype]).removeprefix("torch.")
+        """Type of the tokens when they are read, as torch writes it, e.g. ``bfloat16``."""
+        return str(self.torch_dtype).removeprefix("torch.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Type of the tokens when they are read: int8 codes become bfloat16."""
+        return torch.bfloat16 if self.is_int8 else self.tokens.torch_dtype
+
+    @cached_property
+    def is_int8(self) -> bool:
+        """Whether the tokens are codes with a scale a channel."""
+        return self.field(_SCALE) is not None
+
+    @cached_property
+    def is_packed(self) -> bool:
+        """Whether the tokens are compressed."""
+        return self.tokens.is_packed
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the bytes of the tokens are the tokens, so that they may be read into place."""
+        return not (self.is_int8 or self.is_packed)
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether rows can be checked, and so read, without the rest of the record."""
+        return self.field(_BLOCKS) is not None
+
+    @cached_property
+    def block_fields(self) -> tuple[Field, ...]:
+        """Fields under the check of a block of rows, in their order."""
+        return tuple(f for f in self.fields if f.has_rows and f.name != _SPANS)
+
+    @cached_property
+    def head_fields(self) -> tuple[Field, ...]:
+        """Fields under the first block check, in its order: spans, then those without rows."""
+        rest = [f for f in self.fields if not f.has_rows and f.name != _BLOCKS]
+        return tuple(f for f in self.fields if f.name == _SPANS) + tuple(rest)
 
     def tensors(self, buffer: memoryview, counts: Counts) -> dict[str, Tensor]:
-        """Views of a record's bytes, each a storage of its own (so that one can be saved alone)."""
+        """Views of a record's bytes, each a storage of its own (so that one can be saved alone).
+
+        Compressed tokens are there as their bytes, ``tokens.zstd``; block checks are left out.
+        """
         places = self.places(counts).tensors
-        return {place.name: view_bytes(buffer, place, place.start) for place in places}
+        return {p.name: view_bytes(buffer, p, p.start) for p in places if p.name != _BLOCKS}
 
     @cached_property
     def extras(self) -> list[tuple[str, str]]:
@@ -197,13 +275,36 @@ def _shared(fields: tuple[Field, ...]) -> Layout:
 def _parse(text: str) -> Layout:
     fields = []
     for name, dtype, shape in json.loads(text):
-        if not isinstance(name, str) or dtype not in DTYPES or not isinstance(shape, list):
+        if not isinstance(name, str) or "/" in name or not isinstance(shape, list):
+            raise ValueError(f"{name!r} of shape {shape!r}")
+        # Only tokens may be compressed: one length a record is all that an index has.
+        if dtype not in DTYPES and (name != "tokens" or dtype not in _PACKED_TYPES):
             raise ValueError(f"{name!r} of type {dtype!r}")
         for n in shape:
             if not (n in _SYMBOLS if isinstance(n, str) else type(n) is int and n >= 0):
                 raise ValueError(f"{n!r} in the shape of {name!r}")
         fields.append(Field(name, dtype, tuple(shape)))
-    layout = _shared(tuple(fields))
-    if layout.field("tokens") is None or len({f.name for f in fields}) < len(fields):
+    _check(fields)
+    return _shared(tuple(fields))
+
+
+def _check(fields: Sequence[Field]) -> None:
+    """Refuse fields that do not go together."""
+    named = {field.name: field for field in fields}
+    tokens = named.get("tokens")
+    if tokens is None or len(named) < len(fields) or _PACKED in named:
         raise ValueError("tokens missing, or a name twice")
-    return layout
+    if not tokens.has_rows or not all(isinstance(n, int) for n in tokens.shape[1:]):
+        raise ValueError(f"tokens of shape {tokens.shape}")
+    width = tokens.shape[1:]
+    scale, blocks = named.get(_SCALE), named.get(_BLOCKS)
+    if scale is not None and (
+        scale[1:] != ("F32", width) or tokens.dtype not in ("I8", "ZI8") or len(width) != 1
+    ):
+        raise ValueError(f"scales {scale[1:]} of tokens {tokens[1:]}")
+    if blocks is not None and (
+        blocks[1:] != ("U64", ("B",))
+        or tokens.is_packed
+        or named.get(_SPANS, blocks)[1:] != ("F32", ("N", 2))
+    ):
+        raise ValueError("block checks of other fields")

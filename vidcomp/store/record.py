@@ -1,23 +1,37 @@
 """VideoTokens to the tensors of a record and back, bit for bit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.store.blocks import block_checks
 from vidcomp.store.format import ALIGN, DTYPE_NAMES, digest, escape
 from vidcomp.store.layout import Counts, Field, Layout
+from vidcomp.store.planes import decode_planes, encode_planes
+from vidcomp.store.precision import decode_int8, encode_int8
 from vidcomp.store.types import Row, SourceId
 from vidcomp.types import VideoTokens
 
-__all__ = ["Packed", "pack", "read_meta", "unpack", "unpack_rest"]
+__all__ = ["Packed", "decode_tokens", "pack", "read_meta", "unpack", "unpack_rest"]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+_SHAPES: dict[str, tuple[int | str, ...]] = {
+    "assign": ("P",),
+    "weights.index": (2, "Z"),
+    "weights.value": ("Z",),
+}
+"""Those of fields that are neither of tokens nor of frames."""
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+Kind: TypeAlias = tuple[str, torch.dtype, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,32 +77,50 @@ def pack(
         video: on any device; float tokens are converted to the type of ``settings``.
         meta: JSON values.
         source: goes into the record's own ``meta`` too.
-        settings: which fields are kept.
+        settings: which fields are kept, and how.
 
     Raises:
         StoreError: values that do not fit the type, a type that cannot be stored, meta that is
             no JSON, an extra that is to be kept and missing.
+        MissingExtraError: tokens are to be compressed, and there is no zstd.
     """
     tensors = _tensors(key, video, settings)
-    counts = Counts(len(video), video.grid, _nnz(tensors))
-    layout = Layout.of([_field(key, name, tensor) for name, tensor in tensors.items()])
-    parts = [_bytes(tensors[field.name]) for field in layout.fields]
+    compress = settings.codec == "zstd" and tensors["tokens"].numel() > 0
+    kinds = tuple((name, t.dtype, t.shape[1:]) for name, t in tensors.items())
+    try:
+        layout = _layout(kinds, compress, len(video) > 0 and not compress)
+    except KeyError as error:
+        name = next(name for name, dtype, _ in kinds if dtype == error.args[0])
+        raise StoreError(
+            f"{name} of {key!r} is {error.args[0]}, which a safetensors file cannot hold: convert "
+            f"it to one of {', '.join(map(str, DTYPE_NAMES))}"
+        ) from error
+    fields = {name: _bytes(tensor) for name, tensor in tensors.items() if name != "tokens"}
+    tokens = tensors["tokens"]
+    fields["tokens"] = memoryview(encode_planes(tokens)) if compress else _bytes(tokens)
+    if layout.has_blocks:
+        fields["blocks"] = memoryview(block_checks(key, layout, len(video), fields))
+    nnz = len(tensors["weights.value"]) if "weights.value" in tensors else 0
+    counts = Counts(len(video), video.grid, nnz, len(fields["tokens"]) if compress else 0)
+    parts = [fields[field.name] for field in layout.fields]
     about = _meta_bytes(key, video, meta, source)
-    size = sum(len(part) for part in parts) + len(about)
+    size = sum(map(len, parts)) + len(about)
     parts.append(memoryview(about + b" " * (-size % ALIGN)))
     return Packed(key, layout, counts, [part for part in parts if len(part)])
 
 
 def unpack(buffer: memoryview, layout: Layout, counts: Counts) -> VideoTokens:
-    """The video in a record's bytes; its tensors are views of ``buffer``.
+    """The video in a record's bytes; its tensors are views of ``buffer`` where they can be.
 
     Raises:
         StoreCorruptError: fields are missing or do not fit together.
+        MissingExtraError: the tokens are compressed, and there is no zstd.
     """
     tensors = layout.tensors(buffer, counts)
+    tokens = decode_tokens(tensors, layout, counts)
     try:
         return VideoTokens(
-            tokens=tensors["tokens"],
+            tokens=tokens,
             positions=tensors["positions"],
             spans=tensors["spans"],
             mass=tensors["mass"],
@@ -100,6 +132,34 @@ def unpack(buffer: memoryview, layout: Layout, counts: Counts) -> VideoTokens:
         raise StoreCorruptError(
             f"the record's fields {sorted(tensors)} make no tokens ({error}): run verify"
         ) from error
+
+
+def decode_tokens(
+    tensors: Mapping[str, Tensor], layout: Layout, counts: Counts, out: Tensor | None = None
+) -> Tensor:
+    """The tokens, of whatever form they have on disk.
+
+    Args:
+        tensors: those of ``layout.tensors``; what is not of the tokens may be missing.
+        layout: of the record.
+        counts: of the record.
+        out: a tensor of the tokens' shape, filled and returned; by default a new one, or, where
+            nothing needs decoding, the one in ``tensors``.
+
+    Raises:
+        StoreCorruptError: compressed tokens that are none.
+        MissingExtraError: the tokens are compressed, and there is no zstd.
+    """
+    if layout.is_packed:
+        sizes, dtype = layout.tokens.sizes(counts), layout.tokens.torch_dtype
+        fits = out is not None and out.dtype == dtype and out.is_contiguous()
+        data = tensors["tokens.zstd"].numpy().data
+        stored = decode_planes(data, sizes, dtype, out if fits else None)
+    else:
+        stored = tensors["tokens"]
+    if layout.is_int8:
+        return decode_int8(stored, tensors["tokens.scale"], out)
+    return stored if out is None or out is stored else out.copy_(stored)
 
 
 def unpack_rest(tensors: Mapping[str, Tensor], layout: Layout, counts: Counts) -> dict[str, Any]:
@@ -136,41 +196,39 @@ def read_meta(data: bytes | memoryview) -> dict[str, Any]:
 
 
 def _tensors(key: str, video: VideoTokens, settings: StoreSettings) -> dict[str, Tensor]:
-    out = {
-        "tokens": _convert(key, video.tokens.detach(), settings.dtype),
-        "positions": video.positions,
-        "spans": video.spans,
-        "mass": video.mass,
-    }
+    out = {"positions": video.positions, "spans": video.spans, "mass": video.mass}
+    out |= _token_fields(key, video.tokens.detach(), settings.dtype)
     if settings.assign and video.assign is not None:
         out["assign"] = _smallest(video.assign.to(torch.int64) + 1, len(video))
     if settings.assign and video.weights is not None:
         matrix = video.weights.coalesce()
         out["weights.index"] = _smallest(matrix.indices(), max(matrix.shape))
         out["weights.value"] = matrix.values().float()
-    chosen = (
-        ("extras", settings.extras, video.extras),
-        (
-            "frame",
-            settings.frame_extras,
-            video.frame_extras,
-        ),
-    )
-    for prefix, names, values in chosen:
-        for name in names:
-            if name not in values:
-                raise StoreError(
-                    f"{key!r} is to be stored with {prefix} {name!r}, but its tokens have only "
-                    f"{sorted(values)}: change the store settings or compute it"
-                )
-            out[f"{prefix}.{escape(name).replace('/', '%2F')}"] = values[name]
+    out |= _chosen(key, "extras", settings.extras, video.extras)
+    out |= _chosen(key, "frame", settings.frame_extras, video.frame_extras)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in out.items()}
 
 
-def _convert(key: str, tokens: Tensor, dtype: str) -> Tensor:
+def _chosen(
+    key: str, prefix: str, names: tuple[str, ...], values: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Fields of the extras that are kept."""
+    for name in names:
+        if name not in values:
+            raise StoreError(
+                f"{key!r} is to be stored with {prefix} {name!r}, but its tokens have only "
+                f"{sorted(values)}: change the store settings or compute it"
+            )
+        yield f"{prefix}.{escape(name).replace('/', '%2F')}", values[name]
+
+
+def _token_fields(key: str, tokens: Tensor, dtype: str) -> dict[str, Tensor]:
     """Float tokens in the type of the store; ids as they are."""
     if not tokens.is_floating_point():
-        return tokens
+        return {"tokens": tokens}
+    if dtype == "int8":
+        codes, scale = encode_int8(tokens, key)
+        return {"tokens": codes, "tokens.scale": scale}
     out = tokens.to(getattr(torch, dtype))
     if out.dtype == torch.float16 and bool((out.isinf() & ~tokens.isinf()).any()):
         peak = float(tokens[tokens.isfinite()].abs().max())
@@ -178,7 +236,7 @@ def _convert(key: str, tokens: Tensor, dtype: str) -> Tensor:
             f"{key!r} has token values up to {peak:.6g}, more than float16 holds (65504): store "
             f"bfloat16 or float32"
         )
-    return out
+    return {"tokens": out}
 
 
 def _smallest(values: Tensor, largest: int) -> Tensor:
@@ -187,26 +245,16 @@ def _smallest(values: Tensor, largest: int) -> Tensor:
     return values.to(fitting)
 
 
-def _nnz(tensors: Mapping[str, Tensor]) -> int:
-    return len(tensors["weights.value"]) if "weights.value" in tensors else 0
-
-
-def _field(key: str, name: str, tensor: Tensor) -> Field:
-    if tensor.dtype not in DTYPE_NAMES:
-        raise StoreError(
-            f"{name} of {key!r} is {tensor.dtype}, which a safetensors file cannot hold: convert "
-            f"it to one of {', '.join(map(str, DTYPE_NAMES))}"
-        )
-    rest: tuple[int | str, ...] = tuple(tensor.shape[1:])
-    if name == "weights.index":
-        shape: tuple[int | str, ...] = (2, "Z")
-    elif name == "weights.value":
-        shape = ("Z",)
-    elif name == "assign":
-        shape = ("P",)
-    else:
-        shape = ("T" if name.startswith("frame.") else "N", *rest)
-    return Field(name, DTYPE_NAMES[tensor.dtype], shape)
+@lru_cache(maxsize=1024)
+def _layout(kinds: tuple[Kind, ...], compress: bool, has_blocks: bool) -> Layout:
+    """The layout of tensors; KeyError: the type of one that cannot be stored."""
+    fields = [Field("blocks", "U64", ("B",))] if has_blocks else []
+    shapes = {**_SHAPES, "tokens.scale": next(row for name, _, row in kinds if name == "tokens")}
+    for name, dtype, row in kinds:
+        kind = DTYPE_NAMES[dtype]
+        shape = shapes.get(name, ("T" if name.startswith("frame.") else "N", *row))
+        fields.append(Field(name, f"Z{kind}" if compress and name == "tokens" else kind, shape))
+    return Layout.of(fields)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -217,17 +265,14 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _meta_bytes(
     key: str, video: VideoTokens, meta: Mapping[str, Any], source: SourceId | None
 ) -> bytes:
+    about = {
+        "key": key,
+        "grid": video.grid,
+        "source": None if source is None else _source_json(source),
+        "meta": dict(meta),
+    }
     try:
-        return json.dumps(
-            {
-                "key": key,
-                "grid": list(video.grid),
-                "source": None if source is None else _source_json(source),
-                "meta": dict(meta),
-            },
-            separators=(",", ":"),
-            allow_nan=False,
-        ).encode()
+        return _ENCODER.encode(about).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"the meta of {key!r} must be plain JSON values ({error}): convert or drop the value"

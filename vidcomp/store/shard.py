@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
@@ -34,6 +35,8 @@ __all__ = [
 
 KIND = "vidcomp-shard"
 
+_NO_SOURCE = SourceId(size=-1, mtime_ns=0)
+
 FILLER_NBYTES = 96
 """At most so many header bytes does one piece of filler need."""
 
@@ -52,14 +55,15 @@ class ShardHeader:
 
 def row_to_json(row: Row, layout: int, writer: int) -> list[Any]:
     """A record's row as in docs/cache-format.md, section 5."""
-    source = row.source or SourceId(size=-1, mtime_ns=0)
-    return [
+    source = row.source or _NO_SOURCE
+    counts = row.counts
+    out = [
         row.key,
         row.offset,
         row.nbytes,
-        row.counts.num_tokens,
-        list(row.counts.grid),
-        row.counts.nnz,
+        counts.num_tokens,
+        counts.grid,
+        counts.nnz,
         layout,
         f"{row.checksum:016x}",
         row.generation,
@@ -68,6 +72,7 @@ def row_to_json(row: Row, layout: int, writer: int) -> list[Any]:
         source.mtime_ns,
         source.content,
     ]
+    return [*out, counts.packed] if counts.packed else out
 
 
 def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Sequence[str]) -> Row:
@@ -78,16 +83,17 @@ def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Seq
     """
     try:
         key, offset, nbytes, n, (t, h, w), nnz, layout, checksum, generation, writer, *rest = data
-        size, mtime_ns, content = rest
-        numbers = (offset, nbytes, n, t, h, w, nnz, layout, generation, writer, size, mtime_ns)
+        size, mtime_ns, content, packed, *_ = (*rest, 0) if len(rest) == 3 else rest
+        sizes = (offset, n, t, h, w, nnz, packed, layout, writer)
+        numbers = (*sizes, nbytes, generation, size, mtime_ns)
         if not all(type(x) is int and -(2**63) <= x < 2**63 for x in numbers):
             raise ValueError("a number is none")
-        if min(offset, n, t, h, w, nnz, layout, writer) < 0 or nbytes < ALIGN:
+        if min(sizes) < 0 or nbytes < ALIGN:
             raise ValueError("a number is too small")
         if offset % ALIGN or nbytes % ALIGN or not (isinstance(key, str) and key):
             raise ValueError("a record is not aligned, or has no key")
         source = None if size < 0 else SourceId(size=size, mtime_ns=mtime_ns, content=str(content))
-        counts = Counts(n, Grid(t, h, w), nnz)
+        counts = Counts(n, Grid(t, h, w), nnz, packed)
         return Row(
             key,
             generation,
@@ -109,13 +115,10 @@ def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Seq
 def record_entries(row: Row, data_start: int) -> list[bytes]:
     """Header entries of a record's tensors."""
     assert row.layout is not None  # noqa: S101  # only removals have none
-    first, places = row.offset - data_start, row.layout.places(row.counts)
-    out = [
-        entry(f"{row.key}/{name}", dtype, sizes, first + start, first + stop)
-        for name, dtype, sizes, start, stop in places.tensors
-    ]
-    meta, end = row.nbytes - places.nbytes, first + places.nbytes
-    out.append(entry(f"{row.key}/meta", "U8", [meta], end, first + row.nbytes))
+    first, name = row.offset - data_start, "," + dumps(row.key)[:-1]
+    fixed, end = _fixed(row.layout, row.counts)
+    out = [f"{name}{text}{first + a},{first + b}]}}".encode() for text, a, b in fixed]
+    out.append(entry(f"{row.key}/meta", "U8", [row.nbytes - end], first + end, first + row.nbytes))
     return out
 
 
@@ -193,6 +196,18 @@ def read_shard_header(file: RangeFile, name: str) -> ShardHeader:
 def shard_name(name: str) -> str:
     """The file of a commit's shard."""
     return f"shards/{name}.safetensors"
+
+
+@lru_cache(maxsize=4096)
+def _fixed(layout: Layout, counts: Counts) -> tuple[list[tuple[str, int, int]], int]:
+    """What the entries of all records of these counts share, and where their ``meta`` begins."""
+    places = layout.places(counts)
+    texts = [entry(f"/{p.name}", p.dtype, p.sizes, 0, 0).decode() for p in places.tensors]
+    return [
+        # From the slash to the bracket before the offsets.
+        (text[len(',"') : -len("0,0]}")], p.start, p.stop)
+        for text, p in zip(texts, places.tensors, strict=True)
+    ], places.nbytes
 
 
 def _all_entries(records: Sequence[Row], data_start: int, data_stop: int) -> list[bytes]:
