@@ -212,31 +212,9 @@ class Layout:
         return self.tokens.is_packed
 
     @cached_property
-    def is_coded(self) -> bool:
-        """Whether the bytes of the tokens are not the tokens, so ``decode_tokens`` makes them."""
-        return self.is_int8 or self.is_packed
-
-    @cached_property
-    def row_fields(self) -> dict[str, tuple[torch.dtype, list[int]]]:
-        """Type and shape of a row when it is read, of each field that has one a token."""
-        return {
-            f.name: (
-                self.torch_dtype if f.name == "tokens" else f.torch_dtype,
-                [n for n in f.shape[1:] if isinstance(n, int)],
-            )
-            for f in self.fields
-            if f.has_rows
-        }
-
-    @cached_property
-    def has_blocks(self) -> bool:
-        """Whether rows can be checked, and so read, without the rest of the record."""
-        return self.field(_BLOCKS) is not None
-
-    @cached_property
-    def block_fields(self) -> tuple[Field, ...]:
-        """Fields under the check of a block of rows, in their order."""
-        return tuple(f for f in self.fields if f.has_rows and f.name != _SPANS)
+    def is_plain(self) -> bool:
+        """Whether the bytes of the tokens are the tokens, so that they may be read into place."""
+        return not (self.is_int8 or self.is_packed)
 
     @cached_property
     def row_fields(self) -> dict[str, tuple[torch.dtype, list[int]]]:
