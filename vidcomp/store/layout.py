@@ -217,6 +217,16 @@ class Layout:
         return not (self.is_int8 or self.is_packed)
 
     @cached_property
+    def has_blocks(self) -> bool:
+        """Whether rows can be checked, and so read, without the rest of the record."""
+        return self.field(_BLOCKS) is not None
+
+    @cached_property
+    def block_fields(self) -> tuple[Field, ...]:
+        """Fields under the check of a block of rows, in their order."""
+        return tuple(f for f in self.fields if f.has_rows and f.name != _SPANS)
+
+    @cached_property
     def row_fields(self) -> dict[str, tuple[torch.dtype, list[int]]]:
         """Type and shape of a row when it is read, of each field that has one a token."""
         out = {}
