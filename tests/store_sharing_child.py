@@ -29,4 +29,4 @@ def read_all(cache):
 def read_inherited(i):
     """The bits of a record, and whether the file it came from was opened by this process."""
     found = bits(CACHE[f"v{i}"].tokens)
-    return found, CACHE._pool._pid == os.getpid()
+    return found, CACHE._fetcher._pool._pid == os.getpid()

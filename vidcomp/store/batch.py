@@ -1,61 +1,86 @@
 """Records read straight into the rows of a batch: nothing is copied between disk and batch."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidcomp.store.format import DTYPES
-from vidcomp.store.layout import Layout, view_bytes
-from vidcomp.store.record import unpack_rest
+from vidcomp.errors import ShapeError
+from vidcomp.store.fetch import Fetcher
+from vidcomp.store.layout import Place, view_bytes
+from vidcomp.store.memory import Memory
+from vidcomp.store.record import decode_tokens, unpack_rest
 from vidcomp.store.types import Location
-from vidcomp.types import TokenBatch
+from vidcomp.types import PaddedTokens, TokenBatch
 
 __all__ = ["read_batch"]
 
 _PLAIN = ("tokens", "positions", "spans", "mass")
+_NOTHING: dict[str, Any] = {"assign": None, "weights": None, "frame_extras": {}}
 
 
 class _Column(NamedTuple):
-    """A field of all records, end to end."""
+    """A field of all records of a batch."""
 
     values: Tensor
+    """[R, ...]."""
     data: memoryview
     row_bytes: int
 
 
+class _Run(NamedTuple):
+    """Bytes of a record that go to one place."""
+
+    column: _Column | None
+    """``None``: they are no rows of the batch."""
+    nbytes: int
+    tensors: tuple[Place, ...] = ()
+    """Those in bytes that are no rows and needed."""
+
+
 def read_batch(
-    places: Sequence[Location],
+    fetcher: Fetcher,
     keys: Sequence[str],
-    read: Callable[[str, Location, list[memoryview]], None],
-) -> TokenBatch | None:
+    places: Sequence[Location],
+    memory: Memory,
+    *,
+    padded: bool = False,
+    out: Tensor | None = None,
+) -> TokenBatch | PaddedTokens | None:
     """The records as one batch; ``None`` if their rows differ in fields, widths or types.
 
     Args:
-        places: where the records lie, at least one; already known to fit into their files.
+        fetcher: reads and checks them.
         keys: their keys.
-        read: fills buffers, which together take a whole record, and checks its hash.
+        places: where the records lie, at least one; already known to fit into their files.
+        memory: where the batch comes from.
+        padded: side by side with zeros behind the shorter ones, not end to end.
+        out: [rows or more, ...] takes the tokens.
+
+    Raises:
+        ShapeError: ``out`` cannot take them.
+        StoreCorruptError, StoreError: a record is damaged, or cannot be read.
     """
-    fields = _row_fields(places[0].layout)
-    if not set(_PLAIN) <= fields.keys() or any(
-        layout is not places[0].layout and _row_fields(layout) != fields
-        for layout in (place.layout for place in places)
-    ):
+    fields = _shared_fields(places)
+    if fields is None:
         return None
-    offsets = torch.tensor([0, *(place.counts.num_tokens for place in places)]).cumsum(0)
-    columns = {name: _column(int(offsets[-1]), *field) for name, field in fields.items()}
-    rest: list[dict[str, Any]] = []
-    first = 0
-    for key, place in zip(keys, places, strict=True):
-        pieces, tensors = _pieces(place, columns, first)
-        read(key, place, pieces)
-        rest.append(unpack_rest(tensors, place.layout, place.counts))
-        first += place.counts.num_tokens
+    if padded:
+        fields = {name: fields[name] for name in _PLAIN}
+    lengths = [place.counts.num_tokens for place in places]
+    length = max(lengths)
+    offsets = np.cumsum([0, *lengths])
+    num_rows = len(places) * length if padded else int(offsets[-1])
+    columns = _columns(fields, num_rows, memory, out)
+    if padded:
+        _read_rows(fetcher, keys, places, columns, [b * length for b in range(len(places))])
+        return _as_padded(columns, lengths, length, keys)
+    rest = _read_rows(fetcher, keys, places, columns, offsets.tolist())
     return TokenBatch(
         **{name: columns[name].values for name in _PLAIN},
-        offsets=offsets,
+        offsets=torch.from_numpy(offsets),
         grids=tuple(place.counts.grid for place in places),
         assigns=tuple(other["assign"] for other in rest),
         weights=tuple(other["weights"] for other in rest),
@@ -65,32 +90,128 @@ def read_batch(
     )
 
 
-def _row_fields(layout: Layout) -> dict[str, tuple[str, tuple[int | str, ...]]]:
-    """Type and shape of a row, of each field that has one a token."""
-    return {f.name: (f.dtype, f.shape[1:]) for f in layout.fields if f.shape[:1] == ("N",)}
+def _shared_fields(places: Sequence[Location]) -> dict[str, tuple[torch.dtype, list[int]]] | None:
+    """Type and shape of a row, of each field that has one a token, if all records agree."""
+    fields = places[0].layout.row_fields
+    layouts = {id(place.layout): place.layout for place in places}
+    if not set(_PLAIN) <= fields.keys() or any(la.row_fields != fields for la in layouts.values()):
+        return None
+    return fields
 
 
-def _column(num_rows: int, dtype: str, inner: tuple[int | str, ...]) -> _Column:
-    sizes = [n for n in inner if isinstance(n, int)]
-    values = torch.empty((num_rows, *sizes), dtype=DTYPES[dtype])
-    data = values.reshape(-1).view(torch.uint8).numpy().data
-    return _Column(values, data, len(data) // max(num_rows, 1))
+def _columns(
+    fields: dict[str, tuple[torch.dtype, list[int]]],
+    num_rows: int,
+    memory: Memory,
+    out: Tensor | None,
+) -> dict[str, _Column]:
+    """Room for ``num_rows`` rows of each field."""
+    row_bytes = {name: math.prod(inner) * dtype.itemsize for name, (dtype, inner) in fields.items()}
+    wanted = [name for name in fields if out is None or name != "tokens"]
+    sizes = [num_rows * row_bytes[name] for name in wanted]
+    taken = dict(zip(wanted, memory.take(sizes), strict=True))
+    if out is not None:
+        taken["tokens"] = _checked(out, num_rows, *fields["tokens"])
+    columns = {}
+    for name, (dtype, inner) in fields.items():
+        values = taken[name].view(dtype).view(num_rows, *inner)
+        columns[name] = _Column(values, taken[name].numpy().data, row_bytes[name])
+    return columns
 
 
-def _pieces(
-    place: Location, columns: dict[str, _Column], first: int
-) -> tuple[list[memoryview], dict[str, Tensor]]:
-    """Buffers for a record whose rows begin at ``first``, and the tensors that are no rows."""
-    places = place.layout.places(place.counts)
-    pieces, tensors = [], {}
+def _checked(out: Tensor, num_rows: int, dtype: torch.dtype, inner: list[int]) -> Tensor:
+    """The bytes of the first rows of the caller's tensor."""
+    shape = [num_rows, *inner]
+    if out.dtype != dtype or list(out.shape[1:]) != inner or len(out) < num_rows:
+        raise ShapeError(
+            f"these tokens need room for {shape} {dtype}, got {list(out.shape)} {out.dtype}: pass "
+            f"a larger tensor of that type"
+        )
+    if out.device.type != "cpu" or not out.is_contiguous():
+        raise ShapeError(
+            f"tokens are read into contiguous memory of the CPU, got a tensor on {out.device} with "
+            f"strides {out.stride()}: pass a contiguous one"
+        )
+    return out[:num_rows].reshape(-1).view(torch.uint8)
+
+
+def _read_rows(
+    fetcher: Fetcher,
+    keys: Sequence[str],
+    places: Sequence[Location],
+    columns: dict[str, _Column],
+    firsts: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Fill the columns from the records; returns what each record has beside rows.
+
+    This loop runs once a record, so it makes nothing that it could have made once a form.
+    """
+    forms: dict[tuple[int, int], list[_Run]] = {}
+    pieces: list[list[memoryview]] = []
+    kept: list[dict[str, Tensor]] = []
+    for place, first in zip(places, firsts, strict=False):
+        form = id(place.layout), id(place.counts)
+        runs = forms.get(form)
+        if runs is None:
+            runs = forms[form] = _runs(place, columns)
+        views, tensors = [], {}
+        for column, nbytes, inside in runs:
+            if column is not None:
+                start = first * column.row_bytes
+                views.append(column.data[start : start + nbytes])
+                continue
+            buffer = np.empty(nbytes, np.uint8).data
+            views.append(buffer)
+            for tensor in inside:
+                tensors[tensor.name] = view_bytes(buffer, tensor, tensor.start - inside[0].start)
+        pieces.append(views)
+        kept.append(tensors)
+    fetcher.fill_many(keys, places, pieces)
+    rest = []
+    for place, first, tensors in zip(places, firsts, kept, strict=False):
+        if tensors and not place.layout.is_plain:
+            slot = columns["tokens"].values[first : first + place.counts.num_tokens]
+            decode_tokens(tensors, place.layout, place.counts, slot)
+        rest.append(unpack_rest(tensors, place.layout, place.counts) if tensors else _NOTHING)
+    return rest
+
+
+def _runs(place: Location, columns: dict[str, _Column]) -> list[_Run]:
+    """The record's bytes in order, cut where they go to different places."""
+    places, layout = place.layout.places(place.counts), place.layout
+    runs: list[_Run] = []
     for tensor in places.tensors:
-        column = columns.get(tensor.name)
-        if column is not None:
-            start = first * column.row_bytes
-            piece = column.data[start : start + tensor.stop - tensor.start]
+        nbytes = tensor.stop - tensor.start
+        is_coded = tensor.name.startswith("tokens") and not layout.is_plain
+        if tensor.name in columns and not is_coded:
+            runs.append(_Run(columns[tensor.name], nbytes))
+        elif tensor.name == "blocks" or (tensor.name in layout.row_fields and not is_coded):
+            runs.append(_Run(None, nbytes))  # nobody asked for it
         else:
-            piece = np.empty(tensor.stop - tensor.start, np.uint8).data
-            tensors[tensor.name] = view_bytes(piece, tensor, 0)
-        pieces.append(piece)
-    pieces.append(np.empty(place.nbytes - places.nbytes, np.uint8).data)  # meta
-    return [piece for piece in pieces if len(piece)], tensors
+            runs.append(_Run(None, nbytes, (tensor,)))
+    runs.append(_Run(None, place.nbytes - places.nbytes))  # meta
+    return [run for run in runs if run.nbytes or run.tensors]
+
+
+def _as_padded(
+    columns: dict[str, _Column], lengths: list[int], length: int, keys: Sequence[str]
+) -> PaddedTokens:
+    """Zeros behind the shorter videos, and the mask."""
+    for column in columns.values():
+        data, row_bytes = np.frombuffer(column.data, np.uint8), column.row_bytes
+        for b, n in enumerate(lengths):
+            if n < length:
+                data[(b * length + n) * row_bytes : (b + 1) * length * row_bytes] = 0
+    shape = (len(lengths), length)
+    views = {
+        name: column.values.view(*shape, *column.values.shape[1:])
+        for name, column in columns.items()
+    }
+    return PaddedTokens(
+        views["tokens"],
+        torch.from_numpy(np.arange(length) < np.array(lengths)[:, None]),
+        views["positions"],
+        views["spans"],
+        views["mass"],
+        tuple(keys),
+    )

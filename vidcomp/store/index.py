@@ -22,6 +22,7 @@ from vidcomp.types import Grid
 __all__ = ["Table"]
 
 _REMOVED = 1
+_REMEMBERED = 4096
 T = TypeVar("T")
 
 
@@ -135,20 +136,17 @@ class Table:
 
     def location(self, i: int) -> Location:
         """Where the record of row ``i`` lies; it must not be a removal."""
-        v = self._views
-        grid = v["grid"]
+        shard, offset, nbytes, checksum, layout, n, grid, nnz, packed = self._places
+        sizes = (n[i], grid[i, 0], grid[i, 1], grid[i, 2], nnz[i], packed[i])
+        # Most records have the same few counts, and equal ones are one object.
+        counts = self._counts.get(sizes) or self._remember(sizes)
         return Location(
-            self.shards[v["shard"][i]],
-            v["offset"][i],
-            v["nbytes"][i],
-            v["checksum"][i],
-            Counts(
-                v["num_tokens"][i],
-                Grid(grid[i, 0], grid[i, 1], grid[i, 2]),
-                v["nnz"][i],
-                v["packed"][i],
-            ),
-            self.layouts[v["layout"][i]],
+            self.shards[shard[i]],
+            offset[i],
+            nbytes[i],
+            checksum[i],
+            counts,
+            self.layouts[layout[i]],
         )
 
     def row(self, i: int) -> Row:
@@ -188,6 +186,22 @@ class Table:
             return None
         content = self._text("contents", "content_end", i)
         return SourceId(size=size, mtime_ns=self._views["mtime_ns"][i], content=content)
+
+    @cached_property
+    def _places(self) -> tuple[Any, ...]:
+        """The columns that tell where a record lies, at hand."""
+        names = ("shard", "offset", "nbytes", "checksum", "layout")
+        return tuple(self._views[n] for n in (*names, "num_tokens", "grid", "nnz", "packed"))
+
+    @cached_property
+    def _counts(self) -> dict[tuple[int, ...], Counts]:
+        return {}
+
+    def _remember(self, sizes: tuple[int, ...]) -> Counts:
+        if len(self._counts) >= _REMEMBERED:
+            self._counts.clear()
+        n, t, h, w, nnz, packed = sizes
+        return self._counts.setdefault(sizes, Counts(n, Grid(t, h, w), nnz, packed))
 
     @cached_property
     def _views(self) -> dict[str, Any]:

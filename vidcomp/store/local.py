@@ -21,6 +21,7 @@ class LocalStorage:
     """The files of a store below one folder."""
 
     is_local = True
+    concurrency = 1
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -97,6 +98,10 @@ class OpenFile:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+    def fileno(self) -> int:
+        """The descriptor, open as long as this object lives."""
+        return self._fd
 
     def read_pieces(self, pieces: list[memoryview], offset: int, what: str) -> None:
         """Fill buffers one after another from ``offset`` on, in one call to the system.

@@ -1,25 +1,25 @@
 """Reads records of a store: any of them, in any order, from any thread or process."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from vidcomp.errors import StoreCorruptError, StoreMissError
-from vidcomp.store.batch import read_batch
-from vidcomp.store.files import explained
-from vidcomp.store.format import digest, escape_key, unescape
+from vidcomp.errors import ConfigError, StoreCorruptError, StoreMissError
+from vidcomp.store.fetch import Fetcher
+from vidcomp.store.format import escape_key, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
-from vidcomp.store.pool import FilePool
-from vidcomp.store.record import read_meta, unpack
-from vidcomp.store.shard import shard_name
-from vidcomp.store.storage import RangeFile, Storage, open_storage
-from vidcomp.store.types import Location, RecordInfo, Row
-from vidcomp.store.view import View, load_view
+from vidcomp.store.memory import Memory
+from vidcomp.store.record import read_meta
+from vidcomp.store.selection import Selection, read_many, read_one
+from vidcomp.store.storage import Storage, open_storage
+from vidcomp.store.types import Location, Order, RecordInfo, Row
+from vidcomp.store.view import Pin, View, load_view
 from vidcomp.types import TokenBatch, VideoTokens
 
 __all__ = ["TokenCache", "open_cache"]
@@ -27,6 +27,7 @@ __all__ = ["TokenCache", "open_cache"]
 _log = logging.getLogger(__name__)
 
 _OPEN_FILES = 64
+_KEEP_BYTES = 64 << 20
 
 
 class TokenCache:
@@ -60,18 +61,29 @@ class TokenCache:
         """The store at ``path`` with default settings; the same as ``TokenCache(path)``."""
         return cls(path)
 
-    def _setup(
-        self,
-        storage: Storage,
-        verify: bool,
-        max_open_files: int,
-        pin: tuple[str | None, tuple[str, ...]] | None,
-    ) -> None:
-        self._storage, self._verify, self._max_open_files = storage, verify, max_open_files
+    @classmethod
+    def open_pinned(cls, path: str | Path | Storage, pin: str) -> "TokenCache":
+        """The store as another cache saw it.
+
+        Args:
+            path: its folder, URL or storage.
+            pin: of the other cache.
+
+        Raises:
+            ConfigError: ``pin`` is none.
+            StoreMissError, StoreCorruptError: as for opening it.
+            StoreError: that state is gone, as the store was compacted since.
+        """
+        cache = cls.__new__(cls)
+        cache._setup(open_storage(path), True, _OPEN_FILES, _parse_pin(pin))
+        return cache
+
+    def _setup(self, storage: Storage, verify: bool, max_open_files: int, pin: Pin | None) -> None:
+        self._storage, self._max_open_files = storage, max_open_files
         self._manifest = read_manifest(storage)
         self._view = self._load(pin)
-        self._pool = FilePool(partial(_open_shard, storage), max_open_files)
-        self._sorted: list[str] | None = None
+        self._fetcher = Fetcher(storage, verify=verify, max_open_files=max_open_files)
+        self._memory = Memory(keep_bytes=_KEEP_BYTES)
 
     @property
     def path(self) -> Path | str:
@@ -83,11 +95,30 @@ class TokenCache:
         """Recipe, weights, fingerprint and format of the store."""
         return self._manifest
 
+    @property
+    def pin(self) -> str:
+        """What this cache sees, as a short text; ``open_pinned`` opens the same again."""
+        snapshot, commits = self._view.pin
+        return json.dumps([snapshot, _group(commits)], separators=(",", ":"))
+
     def keys(self) -> list[str]:
         """All keys, sorted."""
-        if self._sorted is None:
-            self._sorted = sorted(unescape(t.key(i)) for t, i in self._view.places())
-        return list(self._sorted)
+        return list(self._view.ordered.keys)
+
+    def select(self, keys: Sequence[str] | None = None) -> Selection:
+        """Records by number, for data sets and loaders.
+
+        Args:
+            keys: which ones, in this order and as often as they are named; by default all,
+                sorted.
+
+        Raises:
+            StoreMissError: it lacks some of them; the message says how many.
+        """
+        view = self._view
+        order = view.ordered if keys is None else self._order_of(view, keys)
+        chosen = None if keys is None else list(keys)
+        return Selection(view.tables, order, self._fetcher, lambda: (_select, (self, chosen)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -108,26 +139,39 @@ class TokenCache:
             StoreMissError: no such record.
             StoreCorruptError: its bytes are not those that were written.
         """
-        place = self._locate(key)
-        data = self._read(key, place)
-        try:
-            return unpack(data, place.layout, place.counts)
-        except StoreCorruptError as error:
-            raise StoreCorruptError(f"{key!r} in {self.path}: {error}") from error
+        return read_one(self._fetcher, key, self._locate(key), self._memory)
 
-    def get_many(self, keys: Sequence[str]) -> TokenBatch:
+    def get_many(self, keys: Sequence[str], *, out: Tensor | None = None) -> TokenBatch:
         """The tokens of several videos, packed end to end.
+
+        Args:
+            keys: of the records.
+            out: takes the tokens, [S or more, D] on the CPU, contiguous and of the type they are
+                stored in; by default new memory.
 
         Raises:
             StoreMissError, StoreCorruptError: as for one.
-            ShapeError: no keys, or videos of other widths or types.
+            ShapeError: no keys, videos of other widths or types, or no room in ``out``.
         """
         places = [self._locate(key) for key in keys]
-        for key, place in zip(keys, places, strict=True):
-            self._check(key, place)  # before room is made for all of them
-        batch = read_batch(places, keys, self._read_pieces) if places else None
-        # Records of several forms are left to the batch itself: it joins or refuses them.
-        return TokenBatch.pack([self[key] for key in keys], keys) if batch is None else batch
+        batch = read_many(self._fetcher, keys, places, self._memory, out=out)
+        assert isinstance(batch, TokenBatch)  # noqa: S101  # not padded
+        return batch
+
+    def read_into(self, key: str, out: Tensor) -> VideoTokens:
+        """The tokens of one video, straight into the first rows of the caller's tensor.
+
+        Args:
+            key: of the record.
+            out: as for ``get_many``.
+
+        Returns:
+            The video; its tokens are the first rows of ``out``.
+
+        Raises:
+            StoreMissError, StoreCorruptError, ShapeError: as for several.
+        """
+        return self.get_many([key], out=out)[0]
 
     def meta(self, key: str) -> dict[str, Any]:
         """What the writer put beside the tokens: path, decoder, damage, versions.
@@ -136,7 +180,9 @@ class TokenCache:
             StoreMissError, StoreCorruptError: as for the tokens.
         """
         place = self._locate(key)
-        data = self._read(key, place)
+        self._fetcher.check(key, place)
+        data = np.empty(place.nbytes, np.uint8).data
+        self._fetcher.fill(key, place, [data])
         about = read_meta(data[place.layout.places(place.counts).nbytes :])
         if about["key"] != escape_key(key):
             raise StoreCorruptError(
@@ -169,20 +215,20 @@ class TokenCache:
         if view.pin == self._view.pin:
             return False
         # Threads that read meanwhile see one view or the other, both whole.
-        self._view, self._sorted = view, None
+        self._view = view
         return True
 
     def close(self) -> None:
         """Close the shards that are open; they open again when needed."""
-        self._pool.clear()
+        self._fetcher.close()
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._storage, self._verify, self._max_open_files, self._view.pin
+        return self._storage, self._fetcher.verify, self._max_open_files, self._view.pin
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._setup(*state)
 
-    def _load(self, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
+    def _load(self, pin: Pin | None) -> View:
         view = load_view(self._storage, self._manifest.id, pin)
         for problem in view.damaged.values():
             _log.warning("%s: %s", self.path, problem)
@@ -201,53 +247,19 @@ class TokenCache:
         table, i = self._place(key)
         return table.location(i)
 
-    def _check(self, key: str, place: Location) -> RangeFile:
-        """The shard of a record that can be there.
-
-        Raises:
-            StoreCorruptError: its bytes cannot hold its tensors, or its shard is gone or cut.
-            StoreError: the shard cannot be opened.
-        """
-        needed = place.layout.places(place.counts).nbytes
-        try:
-            file = self._pool.get(place.shard)
-        except FileNotFoundError as error:
-            raise StoreCorruptError(
-                f"{_what(key, place)} is gone: open the cache again if it was compacted, else run "
-                f"verify"
-            ) from error
-        except OSError as error:
-            with explained(f"read {_what(key, place)}"):
-                raise error
-        if needed >= place.nbytes or place.offset + place.nbytes > file.size:
-            raise StoreCorruptError(
-                f"{_what(key, place)} has {file.size} bytes, which cannot hold {place.nbytes} from "
-                f"{place.offset} on with {needed} of tensors and the meta: it was cut, run verify"
+    def _order_of(self, view: View, keys: Sequence[str]) -> Order:
+        numbers = {id(table): t for t, table in enumerate(view.tables)}
+        found = [view.place(escape_key(key)) for key in keys]
+        missing = [key for key, place in zip(keys, found, strict=True) if place is None]
+        if missing:
+            shown = ", ".join(map(repr, missing[:3]))
+            raise StoreMissError(
+                f"{self.path} lacks {len(missing)} of the {len(keys)} records asked for ({shown}"
+                f"{', ...' if len(missing) > 3 else ''}): extract them, or leave them out"
             )
-        return file
-
-    def _read(self, key: str, place: Location) -> memoryview:
-        """All bytes of a record, checked."""
-        file = self._check(key, place)
-        data = np.empty(place.nbytes, np.uint8).data  # a bytearray would be filled with zeros first
-        self._fill(file, key, place, [data])
-        return data
-
-    def _read_pieces(self, key: str, place: Location, pieces: list[memoryview]) -> None:
-        self._fill(self._check(key, place), key, place, pieces)
-
-    def _fill(self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]) -> None:
-        """Fill buffers with all bytes of a record, and check them."""
-        try:
-            file.read_pieces(pieces, place.offset, f"shard {place.shard}")
-        except OSError as error:
-            with explained(f"read {_what(key, place)}"):
-                raise error
-        if self._verify and (found := digest(*pieces)) != place.checksum:
-            raise StoreCorruptError(
-                f"{_what(key, place)} has other bytes than were written (hash {found:016x} "
-                f"instead of {place.checksum:016x}): run verify, then extract the video again"
-            )
+        places = [place for place in found if place is not None]
+        tables = np.array([numbers[id(table)] for table, _ in places], np.int64)
+        return Order(list(keys), tables, np.array([row for _, row in places], np.int64))
 
 
 def open_cache(path: str | Path | Storage, *, verify: bool = True, **options: Any) -> TokenCache:
@@ -267,12 +279,29 @@ def open_cache(path: str | Path | Storage, *, verify: bool = True, **options: An
     return TokenCache(open_storage(path, **options), verify=verify)
 
 
-def _open_shard(storage: Storage, name: str) -> RangeFile:
-    return storage.open(shard_name(name))
+def _select(cache: TokenCache, keys: list[str] | None) -> Selection:
+    return cache.select(keys)
 
 
-def _what(key: str, place: Location) -> str:
-    return f"shard {place.shard}, which holds {key!r},"
+def _group(commits: Sequence[str]) -> dict[str, list[int]]:
+    """Commits by writer: most writers make many."""
+    out: dict[str, list[int]] = {}
+    for name in commits:
+        writer, _, number = name.partition("-")
+        out.setdefault(writer, []).append(int(number))
+    return out
+
+
+def _parse_pin(pin: str) -> Pin:
+    try:
+        snapshot, groups = json.loads(pin)
+        if not (snapshot is None or isinstance(snapshot, str)):
+            raise TypeError(f"snapshot {snapshot!r}")
+        return snapshot, tuple(f"{w}-{n:06d}" for w, ns in groups.items() for n in ns)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"a pin is the text that TokenCache.pin gave, got {pin[:80]!r} ({error}): pass that one"
+        ) from error
 
 
 def _info(row: Row) -> RecordInfo:

@@ -16,6 +16,9 @@ class RangeFile(Protocol):
     size: int
     """Bytes."""
 
+    def fileno(self) -> int:
+        """Descriptor of a local file; -1 if there is none."""
+
     def read_pieces(self, pieces: list[memoryview], offset: int, what: str) -> None:
         """Fill buffers one after another from ``offset`` on, in one request if possible.
 
@@ -49,6 +52,8 @@ class Storage(Protocol):
 
     is_local: bool
     """Whether writers of this store all see its ``wal``."""
+    concurrency: int
+    """How many reads at once pay; 1 if a read waits for nothing but memory."""
 
     @property
     def path(self) -> Path | str:

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from vidcomp.store.layout import Counts, Layout
 from vidcomp.types import Grid
 
-__all__ = ["Location", "Receipt", "RecordInfo", "Row", "SourceId"]
+__all__ = ["Location", "Order", "Receipt", "RecordInfo", "Row", "SourceId"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,14 @@ class Location(NamedTuple):
     checksum: int
     counts: Counts
     layout: Layout
+
+
+class Order(NamedTuple):
+    """Records in an order: keys, and for each the table that has its row, and the row."""
+
+    keys: list[str]
+    tables: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

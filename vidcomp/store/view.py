@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.storage import Storage
-from vidcomp.store.types import Row
+from vidcomp.store.types import Order, Row
 
-__all__ = ["Listing", "View", "load_commit", "load_view"]
+__all__ = ["Listing", "Pin", "View", "load_commit", "load_view"]
 
 _TRIES = 5
+
+Pin: TypeAlias = tuple[str | None, tuple[str, ...]]
+"""A snapshot and the commits after it: all that a view was made from."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class View:
     """Index files that could not be used, and why; their rows came from elsewhere if possible."""
 
     @property
-    def pin(self) -> tuple[str | None, tuple[str, ...]]:
+    def pin(self) -> Pin:
         """What another process needs to load the same view."""
         return self.snapshot, tuple(sorted(self.commits))
 
@@ -72,7 +76,8 @@ class View:
         found = [(t, i) for t in self.tables if (i := t.find(key)) is not None]
         if not found:
             return None
-        table, i = max(found, key=lambda place: place[0].rank(place[1]))
+        # Of two places of one record the later commit's: the other may be about to be removed.
+        table, i = max(reversed(found), key=lambda place: place[0].rank(place[1]))
         return None if table.removed(i) else (table, i)
 
     def row(self, key: str) -> Row | None:
@@ -89,6 +94,16 @@ class View:
         for table, valid in zip(self.tables, self.valid, strict=True):
             for i in np.flatnonzero(valid).tolist():
                 yield table, i
+
+    @cached_property
+    def ordered(self) -> Order:
+        """All valid records, sorted by key."""
+        rows = [np.flatnonzero(valid) for valid in self.valid]
+        keys = [k for t, r in zip(self.tables, rows, strict=True) for k in t.texts(r)]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+        tables = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        every = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        return Order([keys[i] for i in order.tolist()], tables[order], every[order])
 
     def __len__(self) -> int:
         return sum(int(valid.sum()) for valid in self.valid)
@@ -109,9 +124,7 @@ class View:
         return valid
 
 
-def load_view(
-    storage: Storage, store: str, pin: tuple[str | None, tuple[str, ...]] | None = None
-) -> View:
+def load_view(storage: Storage, store: str, pin: Pin | None = None) -> View:
     """The index of a store.
 
     Args:
@@ -169,7 +182,7 @@ def load_commit(storage: Storage, name: str, store: str, damaged: dict[str, str]
     return Table.of_rows(store, [name], [])
 
 
-def _load(storage: Storage, store: str, pin: tuple[str | None, tuple[str, ...]] | None) -> View:
+def _load(storage: Storage, store: str, pin: Pin | None) -> View:
     damaged: dict[str, str] = {}
     listing = None if pin else Listing.of(storage)
     names = listing.snapshots if listing else () if pin is None or pin[0] is None else (pin[0],)

@@ -1,0 +1,182 @@
+"""Records of a cache in a fixed order, by number: what data sets and loaders read from."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from torch import Tensor
+
+from vidcomp.errors import ShapeError, StoreCorruptError
+from vidcomp.store.batch import read_batch
+from vidcomp.store.fetch import Fetcher
+from vidcomp.store.index import Table
+from vidcomp.store.memory import Memory
+from vidcomp.store.record import unpack
+from vidcomp.store.types import Location, Order
+from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
+
+__all__ = ["Selection", "read_many", "read_one"]
+
+
+class Selection:
+    """Records of one view of a cache; ``selection[i]`` is the tokens of the ``i``-th one.
+
+    It can be pickled, and used by threads and after a fork; it keeps showing the same records
+    whatever is committed later.  Made by ``TokenCache.select``.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        order: Order,
+        fetcher: Fetcher,
+        rebuild: Callable[[], tuple[Any, ...]],
+    ) -> None:
+        self._tables, self._order, self._fetcher = tuple(tables), order, fetcher
+        self._rebuild = rebuild
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._rebuild()
+
+    def __len__(self) -> int:
+        return len(self._order.keys)
+
+    def __repr__(self) -> str:
+        return f"Selection({len(self)} records, {int(self.num_tokens.sum())} tokens)"
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The records' keys in order; not a copy, do not change it."""
+        return self._order.keys
+
+    @cached_property
+    def num_tokens(self) -> npt.NDArray[np.int64]:
+        """[n] tokens of each record."""
+        return self._column("num_tokens")
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """[n] first byte of each record in its shard."""
+        return self._column("offset")
+
+    @cached_property
+    def shards(self) -> npt.NDArray[np.int64]:
+        """[n] number of each record's shard, counted in the order of the shards' names."""
+        names = sorted({name for table in self._tables for name in table.shards})
+        number = {name: i for i, name in enumerate(names)}
+        out = np.zeros(len(self), np.int64)
+        for t, table in enumerate(self._tables):
+            chosen = self._order.tables == t
+            numbers = np.array([number[name] for name in table.shards] or [0])
+            out[chosen] = numbers[table.columns["shard"][self._order.rows[chosen]]]
+        return out
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the keys and token counts in order."""
+        state = xxhash.xxh3_64("\n".join(self.keys).encode("utf-8", "surrogatepass"))
+        state.update(self.num_tokens.astype("<i8").tobytes())
+        return state.hexdigest()
+
+    @property
+    def dim(self) -> int:
+        """Width of the first record's tokens; 0 for codebook ids, or without records."""
+        return self._place(0).layout.dim if len(self) else 0
+
+    @property
+    def dtype(self) -> str:
+        """Type of the first record's tokens, e.g. ``bfloat16``; empty without records."""
+        return self._place(0).layout.dtype if len(self) else ""
+
+    def __getitem__(self, index: int) -> VideoTokens:
+        """Record ``index``; negative ones count from the end.
+
+        Raises:
+            IndexError: there is no such record.
+            StoreCorruptError: its bytes are not those that were written.
+        """
+        i = range(len(self))[index]
+        return read_one(self._fetcher, self.keys[i], self._place(i), _OWN)
+
+    def batch(
+        self, indices: Sequence[int], memory: Memory | None = None, padded: bool = False
+    ) -> TokenBatch | PaddedTokens:
+        """Several records, each read straight into its place in the batch.
+
+        Args:
+            indices: of the records, in the order of the batch; any of them as often as wanted.
+            memory: where the batch's tensors come from.
+            padded: side by side with zeros behind the shorter ones, not end to end.
+
+        Raises:
+            ShapeError: no indices, or videos of other widths or types.
+            StoreCorruptError: bytes are not those that were written.
+        """
+        keys = [self.keys[i] for i in indices]
+        places = [self._place(i) for i in indices]
+        return read_many(self._fetcher, keys, places, memory or _OWN, padded=padded)
+
+    def _place(self, i: int) -> Location:
+        table: Table = self._tables[self._order.tables[i]]
+        return table.location(int(self._order.rows[i]))
+
+    def _column(self, name: str) -> npt.NDArray[np.int64]:
+        out = np.zeros(len(self), np.int64)
+        for t, table in enumerate(self._tables):
+            chosen = self._order.tables == t
+            out[chosen] = table.columns[name][self._order.rows[chosen]]
+        return out
+
+
+_OWN = Memory(keep_bytes=64 << 20)
+
+
+def read_one(fetcher: Fetcher, key: str, place: Location, memory: Memory) -> VideoTokens:
+    """One record.
+
+    Raises:
+        StoreCorruptError, StoreError: it is damaged, or cannot be read.
+    """
+    fetcher.check(key, place)
+    data = memory.take([place.nbytes])[0].numpy().data
+    fetcher.fill(key, place, [data])
+    try:
+        return unpack(data, place.layout, place.counts)
+    except StoreCorruptError as error:
+        raise StoreCorruptError(f"{key!r}: {error}") from error
+
+
+def read_many(
+    fetcher: Fetcher,
+    keys: Sequence[str],
+    places: Sequence[Location],
+    memory: Memory,
+    *,
+    padded: bool = False,
+    out: Tensor | None = None,
+) -> TokenBatch | PaddedTokens:
+    """Several records as one batch.
+
+    Raises:
+        ShapeError: no records, or of other widths or types; ``out`` cannot take them.
+        StoreCorruptError, StoreError: one is damaged, or cannot be read.
+    """
+    for key, place in zip(keys, places, strict=True):
+        fetcher.check(key, place)  # before room is made for all of them
+    batch = read_batch(fetcher, keys, places, memory, padded=padded, out=out) if places else None
+    if batch is not None:
+        return batch
+    if out is not None:
+        raise ShapeError(
+            f"only records of one type and width are read into a tensor, got {len(places)} that "
+            f"differ: read them one by one"
+        )
+    # Records of several forms are left to the batch itself: it joins or refuses them.
+    videos = [
+        read_one(fetcher, key, place, memory) for key, place in zip(keys, places, strict=True)
+    ]
+    packed = TokenBatch.pack(videos, keys)
+    return packed.padded() if padded else packed
