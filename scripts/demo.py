@@ -15,7 +15,7 @@ from pathlib import Path
 
 from make_clips import write_clips
 
-from vidcomp.data import CachedTokenDataset, token_loader
+from vidcomp.data import CachedTokenDataset, TokenLoader
 from vidcomp.errors import StoreMissError
 from vidcomp.store import open_cache
 from vidcomp.types import TokenBatch
@@ -76,8 +76,8 @@ def vidcomp_command() -> Path:
 def show_batch(cache: Path, keys: list[str]) -> None:
     """One batch of these videos, packed as training would take it."""
     dataset = CachedTokenDataset(cache, keys)
-    print(f"\n>>> next(iter(token_loader({str(cache)!r}, batch_size={BATCH_SIZE})))")
-    batch: TokenBatch = next(iter(token_loader(dataset, BATCH_SIZE)))
+    print(f"\n>>> next(iter(TokenLoader({str(cache)!r}, batch_size={BATCH_SIZE})))")
+    batch: TokenBatch = next(iter(TokenLoader(dataset, BATCH_SIZE)))
     print(f"{len(batch)} video{'s' * (len(batch) != 1)}: {', '.join(batch.keys)}")
     for name in ("tokens", "offsets", "positions", "spans", "mass"):
         value = getattr(batch, name)
