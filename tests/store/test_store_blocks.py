@@ -149,6 +149,20 @@ def test_a_window_whose_rows_lie_apart_reads_their_blocks_only():
     assert sum(b - a for a, b in head) == 8 * 41 + 8 * 64 * 40
 
 
+@pytest.mark.parametrize("gap", [0, 50, 100, 500, 2000])
+def test_ranges_of_the_second_read_may_reach_into_the_first(gap):
+    extras = {"a": torch.rand(331), "b": torch.rand(331, 3).bfloat16()}
+    frames = {"f": torch.rand(2, 5).bfloat16(), "g": torch.rand(2, 7)}
+    video = tiny(331, 3, extras=extras, frame_extras=frames)
+    chosen = StoreSettings(assign=True, extras=("a", "b"), frame_extras=("f", "g"))
+    raw_bytes, place = record(video, chosen)
+    whole = all_of(raw_bytes, place)
+    for start_s, end_s in ((0.0, 0.001), (1.98, 1.99), (0.4, 0.5)):
+        found = read_window("v", place, start_s, end_s, Reader(raw_bytes), gap=gap)
+        index = in_window(whole.spans, start_s, end_s)
+        assert content(found) == content(whole.select(index))
+
+
 def test_short_records_and_close_ranges_are_one_read():
     raw_bytes, place = record(tiny(64, 100))
     reader = Reader(raw_bytes)

@@ -97,7 +97,7 @@ def read_window(
     plan = RangePlan(layout, counts, index)
     if size > gap:
         more = joined([r for r in plan.rows if not cut.has(*r)], gap)
-        cut = _Cut(ranges + more, [*cut.data, *(fetch(more) if more else [])])
+        cut = _Cut(cut.ranges + more, [*cut.data, *(fetch(more) if more else [])])
     return _assembled(key, plan, cut, verify)
 
 
@@ -197,9 +197,15 @@ class _Cut:
     """Bytes of some ranges of a record."""
 
     def __init__(self, ranges: list[Range], data: Sequence[memoryview]) -> None:
-        pairs = sorted(zip(ranges, data, strict=True), key=lambda pair: pair[0])
-        self.data = [memoryview(part) for _, part in pairs]
-        self.ranges = [r for r, _ in pairs]
+        self.ranges: list[Range] = []
+        self.data: list[memoryview] = []
+        pairs = sorted(zip(ranges, data, strict=True), key=lambda p: (p[0][0], -p[0][1]))
+        for found, part in pairs:
+            # Without ranges inside of others, the last one that begins early enough reaches
+            # farthest, though two may overlap.
+            if not self.ranges or found[1] > self.ranges[-1][1]:
+                self.ranges.append(found)
+                self.data.append(memoryview(part))
         self._starts = [start for start, _ in self.ranges]
 
     def has(self, start: int, stop: int) -> bool:
