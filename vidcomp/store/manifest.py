@@ -9,7 +9,7 @@ from typing import Any
 from vidcomp.config import StoreSettings, differences, fingerprint
 from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.store.files import explained
-from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, stamp
+from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, features_of, stamp
 from vidcomp.store.storage import Storage
 
 __all__ = ["Manifest", "create_or_join", "read_manifest"]
@@ -141,7 +141,7 @@ def create_or_join(
     wanted = Manifest(
         id=uuid.uuid4().hex,
         format_version=FORMAT_VERSION,
-        features=(),
+        features=features_of(settings),
         fingerprint=fingerprint(plain, weights, FORMAT_VERSION),
         identity=plain,
         weights=dict(weights),
