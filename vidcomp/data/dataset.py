@@ -174,7 +174,7 @@ class CachedTokenDataset(Dataset[Sample]):
             return
         before = self.cache
         try:
-            self._use(TokenCache.open_pinned(before.path, pin))
+            self._use(before.at(pin))
             if self._fits(digest, shard_digest):
                 return
         except StoreError as error:

@@ -78,6 +78,16 @@ class TokenCache:
         cache._setup(open_storage(path), True, _OPEN_FILES, _parse_pin(pin))
         return cache
 
+    def at(self, pin: str) -> "TokenCache":
+        """The same store with the same settings, as the cache of that ``pin`` saw it.
+
+        Raises:
+            ConfigError, StoreError: as for ``open_pinned``.
+        """
+        cache = self.__new__(type(self))
+        cache._setup(self._storage, self._fetcher.verify, self._max_open_files, _parse_pin(pin))
+        return cache
+
     def _setup(self, storage: Storage, verify: bool, max_open_files: int, pin: Pin | None) -> None:
         self._storage, self._max_open_files = storage, max_open_files
         self._manifest = read_manifest(storage)
@@ -171,7 +181,7 @@ class TokenCache:
         Raises:
             StoreMissError, StoreCorruptError, ShapeError: as for several.
         """
-        return self.get_many([key], out=out)[0]
+        return read_one(self._fetcher, key, self._locate(key), self._memory, out=out)
 
     def meta(self, key: str) -> dict[str, Any]:
         """What the writer put beside the tokens: path, decoder, damage, versions.
@@ -284,11 +294,15 @@ def _select(cache: TokenCache, keys: list[str] | None) -> Selection:
 
 
 def _group(commits: Sequence[str]) -> dict[str, list[int]]:
-    """Commits by writer: most writers make many."""
+    """Commits by writer, as first and last of each run of numbers: most writers make many."""
     out: dict[str, list[int]] = {}
-    for name in commits:
-        writer, _, number = name.partition("-")
-        out.setdefault(writer, []).append(int(number))
+    for name in sorted(commits):
+        writer, _, text = name.partition("-")
+        number, runs = int(text), out.setdefault(writer, [])
+        if runs and runs[-1] == number - 1:
+            runs[-1] = number
+        else:
+            runs += [number, number]
     return out
 
 
@@ -297,7 +311,13 @@ def _parse_pin(pin: str) -> Pin:
         snapshot, groups = json.loads(pin)
         if not (snapshot is None or isinstance(snapshot, str)):
             raise TypeError(f"snapshot {snapshot!r}")
-        return snapshot, tuple(f"{w}-{n:06d}" for w, ns in groups.items() for n in ns)
+        names = (
+            f"{writer}-{number:06d}"
+            for writer, runs in groups.items()
+            for first, last in zip(runs[::2], runs[1::2], strict=True)
+            for number in range(first, last + 1)
+        )
+        return snapshot, tuple(names)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"a pin is the text that TokenCache.pin gave, got {pin[:80]!r} ({error}): pass that one"
