@@ -17,8 +17,9 @@ from vidcomp.types import Grid, VideoTokens
 IDS = [f"{digit}" * 32 for digit in "abcdef0123456789"]
 COMMIT = f"{'b' * 32}-000000"
 FIELDS = (
-    ("positions", "F32", ["N", 3]),
+    ("blocks", "U64", ["B"]),
     ("spans", "F32", ["N", 2]),
+    ("positions", "F32", ["N", 3]),
     ("mass", "F32", ["N"]),
     ("tokens", "BF16", ["N", 2]),
     ("assign", "U8", ["P"]),
@@ -26,8 +27,7 @@ FIELDS = (
 LAYOUT = json.dumps([[list(field) for field in FIELDS]], separators=(",", ":"))
 
 
-@pytest.fixture
-def golden_store(tmp_path, monkeypatch):
+def write_golden(path, monkeypatch, chosen):
     ids = iter(IDS)
     monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(hex=next(ids)))
     video = VideoTokens(
@@ -39,16 +39,28 @@ def golden_store(tmp_path, monkeypatch):
         assign=torch.tensor([0, 0, 1, -1]),
     )
     with CacheWriter(
-        tmp_path,
+        path,
         identity={"sample": {"name": "uniform"}},
         weights={"encode": "sha256:00"},
-        settings=StoreSettings(assign=True),
+        settings=chosen,
     ) as writer:
         writer._id = "b" * 32
         writer._store["created_by"] = "vidcomp 0.1.0"
         source = SourceId(size=7, mtime_ns=8, content="xxh3_128:00")
         writer.add("clips/ä%.mp4", video, {"path": "x"}, source)
-    return tmp_path
+    return path
+
+
+@pytest.fixture
+def golden_store(tmp_path, monkeypatch):
+    return write_golden(tmp_path, monkeypatch, StoreSettings(assign=True))
+
+
+def parts_of(store):
+    """Header and data of the store's shard."""
+    data = (store / "shards" / f"{COMMIT}.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def test_the_header_of_a_shard(golden_store):
@@ -59,19 +71,20 @@ def test_the_header_of_a_shard(golden_store):
     metadata = header.pop("__metadata__")
     name = "clips/ä%25.mp4"
     assert header == {
-        f"{name}/positions": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-        f"{name}/spans": {"dtype": "F32", "shape": [2, 2], "data_offsets": [24, 40]},
-        f"{name}/mass": {"dtype": "F32", "shape": [2], "data_offsets": [40, 48]},
-        f"{name}/tokens": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [48, 56]},
-        f"{name}/assign": {"dtype": "U8", "shape": [4], "data_offsets": [56, 60]},
-        f"{name}/meta": {"dtype": "U8", "shape": [132], "data_offsets": [60, 192]},
+        f"{name}/blocks": {"dtype": "U64", "shape": [2], "data_offsets": [0, 16]},
+        f"{name}/spans": {"dtype": "F32", "shape": [2, 2], "data_offsets": [16, 32]},
+        f"{name}/positions": {"dtype": "F32", "shape": [2, 3], "data_offsets": [32, 56]},
+        f"{name}/mass": {"dtype": "F32", "shape": [2], "data_offsets": [56, 64]},
+        f"{name}/tokens": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [64, 72]},
+        f"{name}/assign": {"dtype": "U8", "shape": [4], "data_offsets": [72, 76]},
+        f"{name}/meta": {"dtype": "U8", "shape": [180], "data_offsets": [76, 256]},
     }
     check = metadata.pop("check")
     assert data[8:].startswith(b'{"__metadata__":{"check":"' + check.encode())
     zeroed = data[: 8 + length].replace(check.encode(), b"0" * 16, 1)
     assert check == f"{xxhash.xxh3_64_intdigest(zeroed):016x}"
     record = data[16384:]
-    row = [name, 16384, 192, 2, [1, 2, 2], 0, 0, xxhash.xxh3_64_hexdigest(record), 1, 0]
+    row = [name, 16384, 256, 2, [1, 2, 2], 0, 0, xxhash.xxh3_64_hexdigest(record), 1, 0]
     assert json.loads(metadata.pop("records")) == [[*row, 7, 8, "xxh3_128:00"]]
     store = json.loads((golden_store / "store.json").read_bytes())
     store = {**store, "id": "a" * 32, "created_by": "vidcomp 0.1.0"}
@@ -87,24 +100,81 @@ def test_the_header_of_a_shard(golden_store):
     }
 
 
+SPANS = "00000000 0000003f 00000000 0000003f "
+POSITIONS = "00000000 00000000 0000003f 00000000 0000803f 0000003f "
+MASS = "00000040 0000803f "
+ASSIGN = "01010200 "  # row + 1, 0 for a dropped patch
+
+
+def blocks(rows, head):
+    """The field of a record of one block."""
+    block = struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes.fromhex(rows)))
+    key = "clips/ä%25.mp4".encode()
+    first = xxhash.xxh3_64_intdigest(key + block + bytes.fromhex(head))
+    return struct.pack("<Q", first) + block
+
+
 def test_the_bytes_of_a_record(golden_store):
-    data = (golden_store / "shards" / f"{COMMIT}.safetensors").read_bytes()[16384:]
-    assert (
-        data.hex(" ", 4)
-        == (
-            "00000000 00000000 0000003f 00000000 0000803f 0000003f "  # positions
-            "00000000 0000003f 00000000 0000003f "  # spans
-            "00000040 0000803f "  # mass
-            "803f00c0 003f4040 "  # tokens
-            "01010200 "  # assign: row + 1, 0 for a dropped patch
-            + data[60:].hex(" ", 4)
-        )
-    )
-    assert data[60:].rstrip(b" ") == (
+    _, data = parts_of(golden_store)
+    tokens = "803f00c0 003f4040 "
+    checks = blocks(POSITIONS + MASS + tokens, SPANS + ASSIGN)
+    assert checks.hex() == "04801a43daf98d8e0813d47ce56df5f4"
+    wanted = checks + bytes.fromhex(SPANS + POSITIONS + MASS + tokens + ASSIGN)
+    assert data[:76] == wanted
+    assert data[76:].rstrip(b" ") == (
         b'{"key":"clips/\\u00e4%25.mp4","grid":[1,2,2],"source":{"size":7,"mtime_ns":8,'
         b'"content":"xxh3_128:00"},"meta":{"path":"x"}}'
     )
-    assert len(data) == 192
+    assert len(data) == 256
+
+
+def test_the_bytes_of_an_int8_record(tmp_path, monkeypatch):
+    chosen = StoreSettings(assign=True, dtype="int8")
+    header, data = parts_of(write_golden(tmp_path, monkeypatch, chosen))
+    metadata = header.pop("__metadata__")
+    assert json.loads(metadata["layouts"]) == [
+        [
+            ["blocks", "U64", ["B"]], ["spans", "F32", ["N", 2]], ["tokens.scale", "F32", [2]],
+            ["positions", "F32", ["N", 3]], ["mass", "F32", ["N"]], ["assign", "U8", ["P"]],
+            ["tokens", "I8", ["N", 2]],
+        ]
+    ]  # fmt: skip
+    scale = struct.pack("<2f", *(torch.tensor([1.0, 3.0]) / 127).tolist()).hex()
+    codes = struct.pack("<4b", 127, -85, 64, 127).hex()  # 0.5 / scale is 63.5, to even
+    checks = blocks(POSITIONS + MASS + codes, SPANS + scale + ASSIGN)
+    wanted = checks + bytes.fromhex(SPANS + scale + POSITIONS + MASS + ASSIGN + codes)
+    assert data[: len(wanted)] == wanted
+    assert header["clips/ä%25.mp4/tokens.scale"] == {
+        "dtype": "F32", "shape": [2], "data_offsets": [32, 40],
+    }  # fmt: skip
+    store = json.loads((tmp_path / "store.json").read_bytes())
+    assert (store["features"], store["settings"]["dtype"]) == (["int8"], "int8")
+
+
+def test_the_bytes_of_a_compressed_record(tmp_path, monkeypatch):
+    chosen = StoreSettings(assign=True, codec="zstd")
+    header, data = parts_of(write_golden(tmp_path, monkeypatch, chosen))
+    metadata = header.pop("__metadata__")
+    assert json.loads(metadata["layouts"]) == [
+        [
+            ["spans", "F32", ["N", 2]], ["positions", "F32", ["N", 3]], ["mass", "F32", ["N"]],
+            ["assign", "U8", ["P"]], ["tokens", "ZBF16", ["N", 2]],
+        ]
+    ]  # fmt: skip
+    planes = struct.pack("<2Q", 4, 4).hex() + "3fc03f40" + "80000040"  # too short to shrink
+    wanted = bytes.fromhex(SPANS + POSITIONS + MASS + ASSIGN + planes)
+    assert data[: len(wanted)] == wanted
+    assert header["clips/ä%25.mp4/tokens.zstd"] == {
+        "dtype": "U8", "shape": [24], "data_offsets": [52, 76],
+    }  # fmt: skip
+    (row,) = json.loads(metadata["records"])
+    assert row[3:7] + row[10:] == [2, [1, 2, 2], 0, 0, 7, 8, "xxh3_128:00", 24]
+    store = json.loads((tmp_path / "store.json").read_bytes())
+    assert (store["features"], store["settings"]["codec"]) == (["zstd"], "zstd")
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "deltas" / f"{COMMIT}.safetensors", "np") as file:
+        assert file.get_tensor("packed").tolist() == [24]
 
 
 def test_the_whole_shard_and_its_delta(golden_store):
@@ -112,11 +182,11 @@ def test_the_whole_shard_and_its_delta(golden_store):
     delta = (golden_store / "deltas" / f"{COMMIT}.safetensors").read_bytes()
     assert (
         hashlib.sha256(shard).hexdigest()
-        == "dc4b8fd8888d22c61013298c6b3e0b3a4d6670d7a5e494c299ea14dee4d64c9d"
+        == "9fcf17da1ed2bf2a992d07e1b068ca5b8f5f6f9e46b6d386fcc30ec17e427f2a"
     )
     assert (
         hashlib.sha256(delta).hexdigest()
-        == "483d0b448d457d3b2f35510fef1ab8d64194bf47435a01bad4be9297ed494bf1"
+        == "b19dd85166e9a990cf5b9cb44d31c29b751ca59fd8ae6e85bd477b39d8c13c9f"
     )
 
 
@@ -150,7 +220,7 @@ def test_the_columns_of_a_delta(golden_store):
         "writer": [0],
         "shard": [0],
         "offset": [16384],
-        "nbytes": [192],
+        "nbytes": [256],
         "checksum": [int(info.checksum, 16)],
         "num_tokens": [2],
         "nnz": [0],
@@ -178,6 +248,7 @@ def test_store_json(golden_store):
         "weights": {"encode": "sha256:00"},
         "settings": {
             "dtype": "bfloat16",
+            "codec": "none",
             "assign": True,
             "extras": [],
             "frame_extras": [],
@@ -197,6 +268,6 @@ def test_a_journal_line(tmp_path):
     assert first["kind"] == "vidcomp-journal"
     assert first["name"] == journal.stem
     assert first["data_start"] == 16384
-    assert record["layout"] == [list(field) for field in FIELDS[:4]]
+    assert record["layout"] == [list(field) for field in FIELDS[:5]]
     assert record["row"][:7] == ["v", 16384, record["row"][2], 2, [2, 3, 4], 0, 0]
     assert removed == {"removed": ["v", 2]}

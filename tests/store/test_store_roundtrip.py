@@ -84,6 +84,7 @@ def test_safe_open_reads_every_tensor_without_our_code(data, tmp_path_factory):
     for prefix, extras in (("extras", video.extras), ("frame", video.frame_extras)):
         for name, value in extras.items():
             assert bits(found.pop(f"{prefix}.{escape(name).replace('/', '%2F')}")) == bits(value)
+    assert len(found.pop("blocks", ())) == (1 + -(-len(video) // 64) if len(video) else 0)
     assert found == {}
 
 
@@ -190,7 +191,7 @@ def test_meta_and_index_tell_what_a_record_is(tmp_path):
     assert (info.num_tokens, info.dim, info.dtype, info.grid) == (9, 4, "bfloat16", (2, 3, 4))
     assert (info.shard, info.offset, info.nbytes) == (receipt.shard, receipt.offset, receipt.nbytes)
     assert (info.checksum, info.generation, info.source) == (receipt.checksum, 1, source)
-    assert info.fields == ("positions", "spans", "mass", "tokens", "meta")
+    assert info.fields == ("blocks", "spans", "positions", "mass", "tokens", "meta")
     assert cache.info("url").source is None
 
 
