@@ -305,6 +305,11 @@ def test_no_more_is_read_ahead_than_asked_for(cache):
     wait_for(lambda: dataset.num_read == 5)
 
 
+def _fail_within(loader):
+    for _ in loader:
+        raise ZeroDivisionError
+
+
 def test_leaving_the_loop_ends_the_threads(cache):
     loader = TokenLoader(cache, 1)
     for _ in loader:
@@ -312,8 +317,7 @@ def test_leaving_the_loop_ends_the_threads(cache):
         break
     wait_for(lambda: not readers())
     with pytest.raises(ZeroDivisionError):
-        for _ in loader:
-            1 / 0  # noqa: B018
+        _fail_within(loader)
     wait_for(lambda: not readers())
     batches = iter(loader)
     next(batches)

@@ -28,10 +28,12 @@ class EpochRun:
         self.ended = False
         """The trainer has asked for one more than there are."""
 
-    @property
-    def position(self) -> Position:
-        """Where all ranks are now."""
-        return self.share.position(self.steps)
+    def position(self, steps: int | None = None) -> Position:
+        """Where all ranks are now, or were after so many steps of this one."""
+        steps = self.steps if steps is None else steps
+        if self.ended and steps >= len(self.share):
+            steps = self.share.num_rounds  # others may take one step more, with an uneven tail
+        return self.share.position(steps)
 
 
 class TokenBatchSampler(Sampler[list[int]]):
@@ -98,7 +100,7 @@ class TokenBatchSampler(Sampler[list[int]]):
             )
         self.seed, self.tail, self._allow_long = seed, tail, allow_long
         self._ranks = None if rank is None or world_size is None else (rank, world_size)
-        self._start, self._run, self._plan = Position(), None, None
+        self._start, self._run, self._plan, self._asked = Position(), None, None, None
         check_share(*self.ranks, tail)
 
     _start: Position
@@ -107,6 +109,8 @@ class TokenBatchSampler(Sampler[list[int]]):
     """The iteration that began last."""
     _plan: Plan | None
     """The last one made; most are asked for several times."""
+    _asked: int | None
+    """The epoch that was set since the last iteration began."""
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -151,13 +155,17 @@ class TokenBatchSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch next; from a loaded state's place if it is the epoch of that state.
 
+        If nothing of that epoch was left, the next iteration gives nothing: who counts epochs must
+        not see one of them twice.  Without this call the epoch that follows would begin.
+
         Raises:
             ConfigError: a negative epoch.
         """
         if epoch < 0:
             raise ConfigError(f"epochs count from 0, got {epoch}: pass another")
-        if self._run is not None or self._next().plan.position.epoch != epoch:
+        if self._run is not None or self._start.epoch != epoch:
             self._start, self._run = Position(epoch), None
+        self._asked = epoch
 
     def __len__(self) -> int:
         """Steps of this rank in the whole epoch, the ones before a loaded state included."""
@@ -173,12 +181,19 @@ class TokenBatchSampler(Sampler[list[int]]):
 
     def begin(self) -> EpochRun:
         """Begin the next epoch, or go on from a loaded state."""
-        self._run = EpochRun(self._next())
+        self._run, self._asked = EpochRun(self._next()), None
         return self._run
 
     def begin_again(self) -> EpochRun:
-        """Go on in the epoch of a loaded state, even if nothing of it is left."""
-        self._run = EpochRun(self._begin_at(self._start))
+        """Go on in the epoch of a loaded state, even if nothing of it is left.
+
+        But for an epoch that was over and after which a later one was asked for: loaders load
+        the state only when they begin, which is after trainers say which epoch it is.
+        """
+        share = self._begin_at(self._start)
+        if not share.num_rounds and self._asked is not None and self._asked > self._start.epoch:
+            share = self._begin_at(Position(self._asked))
+        self._run, self._asked = EpochRun(share), None
         return self._run
 
     def state_dict(self, num_batches: int | None = None) -> dict[str, Any]:
@@ -188,10 +203,7 @@ class TokenBatchSampler(Sampler[list[int]]):
             num_batches: how many batches of this iteration the trainer has seen; by default as
                 many as were taken from the sampler, which is more where workers read ahead.
         """
-        position = self._start
-        if self._run is not None:
-            steps = self._run.steps if num_batches is None else num_batches
-            position = self._run.share.position(steps)
+        position = self._start if self._run is None else self._run.position(num_batches)
         return LoaderState.of(self.dataset, self.seed, position).to_json()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,7 +222,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.seed, self._start, self._run = found.seed, found.position, None
 
     def __getstate__(self) -> dict[str, Any]:
-        position = self._start if self._run is None else self._run.position
+        position = self._start if self._run is None else self._run.position()
         return {**self.__dict__, "_start": position, "_run": None, "_plan": None}
 
     def _share(self) -> Share:
@@ -228,9 +240,9 @@ class TokenBatchSampler(Sampler[list[int]]):
         if self._run is not None:
             return self._begin_at(Position(self._run.share.plan.position.epoch + 1))
         share = self._begin_at(self._start)
-        if not share.num_rounds and self._start.done:  # that epoch was over: no empty one follows
-            self._start = Position(self._start.epoch + 1)
-            share = self._begin_at(self._start)
+        over = not share.num_rounds and bool(self._start.done)
+        if over and self._asked != self._start.epoch:
+            return self._begin_at(Position(self._start.epoch + 1))  # no empty epoch follows
         return share
 
     def _begin_at(self, position: Position) -> Share:
