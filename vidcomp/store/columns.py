@@ -18,7 +18,16 @@ from vidcomp.store.header import (
     stamp_header,
 )
 
-__all__ = ["COLUMNS", "Array", "Column", "blob", "check_columns", "read_index", "write_index"]
+__all__ = [
+    "COLUMNS",
+    "KIND",
+    "Array",
+    "Column",
+    "blob",
+    "check_columns",
+    "read_index",
+    "write_index",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -1,7 +1,7 @@
 """The steps that turn a part into a commit; the writer and the recovery take the same ones."""
 
 import os
-import uuid
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +11,13 @@ from vidcomp.store.files import sync_folder, write_all
 from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.shard import shard_header, shard_name
+from vidcomp.store.snapshots import (
+    Retired,
+    is_snapshot,
+    next_number,
+    publish_index,
+    read_snapshot,
+)
 from vidcomp.store.storage import Storage
 from vidcomp.store.types import Row
 from vidcomp.store.view import load_view
@@ -93,17 +100,23 @@ def snapshot(storage: Storage, store_id: str, *, least: int = 1) -> str | None:
         least: do nothing if fewer commits came after the newest snapshot.
 
     Returns:
-        Its name; ``None`` if there was nothing to do.
+        Its name; ``None`` if there was nothing to do, or another process just did it.
 
     Raises:
         StoreError, OSError: the index cannot be read or written.
     """
+    number = next_number(storage.names("index", ".safetensors"))
     view = load_view(storage, store_id)
     if len(view.commits) < least or view.damaged:  # a damaged index is for repair, not for copies
         return None
+    retired: Retired = {}
+    if view.snapshot is not None:
+        try:
+            retired = read_snapshot(storage, view.snapshot, store_id)[1]
+        except FileNotFoundError:
+            return None  # a newer one took its place
+        if is_snapshot(view.snapshot):
+            retired[view.snapshot] = int(time.time())
     covers = sorted({name for table in view.tables for name in table.covers})
     table = merge_tables(store_id, covers, view.tables)
-    numbers = [int(n[:16]) for n in storage.names("index", ".safetensors") if n[:16].isdigit()]
-    name = f"{max(numbers, default=-1) + 1:016d}-{uuid.uuid4().hex}"
-    storage.create(f"index/{name}.safetensors", table.write())
-    return name
+    return publish_index(storage, number, table, retired)

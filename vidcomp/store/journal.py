@@ -46,6 +46,11 @@ class Journal:
     num_bad: int
     """Lines that are damaged; one that was cut while it was written is none."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether nothing is lost with it: its records are copies of others."""
+        return self.owner.get("copies") is True
+
 
 def line(value: Mapping[str, Any]) -> bytes:
     """One line: check, space, JSON."""
@@ -64,16 +69,23 @@ def removal_line(row: Row) -> bytes:
     return line({"removed": [row.key, row.generation]})
 
 
-def create(path: Path, store: str, data_start: int) -> int:
-    """Make the journal of a new shard of the store of that id, locked; returns its descriptor.
+def create(path: Path, store: str, data_start: int, *, copies: bool = False) -> int:
+    """Make the journal of a new shard, locked; returns its descriptor.
 
     It gets its name only once it is locked and says whose it is, so nobody finds it half made.
+
+    Args:
+        path: of the journal.
+        store: id of the store.
+        data_start: first byte of the data in the part.
+        copies: the part holds copies of records that stay where they are until it is committed.
     """
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         _lock(fd)
         first = {"kind": KIND, "format": FORMAT_VERSION, "name": path.stem, "store": store}
+        first |= {"copies": True} if copies else {}
         write_all(fd, [line({**first, "data_start": data_start, **_owner()})], 0)
         temporary.rename(path)
     except BaseException:

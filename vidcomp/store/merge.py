@@ -8,7 +8,7 @@ from vidcomp.store.columns import COLUMNS, Array
 from vidcomp.store.index import Table
 from vidcomp.store.layout import Layout
 
-__all__ = ["merge_tables"]
+__all__ = ["gather", "merge_tables"]
 
 
 def merge_tables(store: str, covers: Sequence[str], tables: Sequence[Table]) -> Table:
@@ -17,7 +17,7 @@ def merge_tables(store: str, covers: Sequence[str], tables: Sequence[Table]) -> 
     Args:
         store: the store's id.
         covers: commits whose rows these are.
-        tables: in any order; not changed.
+        tables: not changed; of places that have the same row, that of the last table stays.
     """
     shards = tuple(sorted({name for t in tables for name in t.shards}))
     writers = tuple(sorted({name for t in tables for name in t.writers}))
@@ -39,7 +39,7 @@ def merge_tables(store: str, covers: Sequence[str], tables: Sequence[Table]) -> 
         if not column.free and name not in ("key_end", "content_end")
     }
     for data, end in (("keys", "key_end"), ("contents", "content_end")):
-        picked[data], picked[end] = _gather(columns[data], columns[end], order)
+        picked[data], picked[end] = gather(columns[data], columns[end], order)
     return Table(store, tuple(covers), shards, writers, layouts, picked)
 
 
@@ -100,7 +100,7 @@ def _key(columns: dict[str, Array], row: int) -> bytes:
     return columns["keys"][int(end[row - 1]) if row else 0 : int(end[row])].tobytes()
 
 
-def _gather(data: Array, end: Array, order: Array) -> tuple[Array, Array]:
+def gather(data: Array, end: Array, order: Array) -> tuple[Array, Array]:
     """Pieces of ``data`` in another order, end to end, and where each ends now."""
     start = np.concatenate(([0], end[:-1])).astype(np.int64) if len(end) else end
     sizes = (end - start)[order]

@@ -23,9 +23,26 @@ _MANY = 10**6
 
 
 class Part:
-    """One open shard of one writer.  Every method may raise OSError and leaves a whole part."""
+    """One open shard of one writer.  Every method may raise OSError and leaves a whole part.
 
-    def __init__(self, storage: Storage, name: str, store: Mapping[str, Any], room: int) -> None:
+    Args:
+        storage: where the store's files lie.
+        name: of the commit.
+        store: what store.json holds.
+        room: bytes to reserve for the header.
+        copies: it will hold copies of records that stay where they are until it is committed, so
+            that it is thrown away if its writer dies.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        store: Mapping[str, Any],
+        room: int,
+        *,
+        copies: bool = False,
+    ) -> None:
         self.name = name
         self.rows: dict[str, Row] = {}
         """The last row of each key."""
@@ -47,7 +64,7 @@ class Part:
         self._journal = self._part = -1
         try:
             path = journal_path(storage.wal, name)
-            self._journal = journal.create(path, str(store["id"]), room)
+            self._journal = journal.create(path, str(store["id"]), room, copies=copies)
             self._journal_end = os.fstat(self._journal).st_size
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
             self._part = os.open(part_path(storage.wal, name), flags, 0o666)

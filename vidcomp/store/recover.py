@@ -70,7 +70,11 @@ def _recover_one(storage: Storage, name: str, manifest: Manifest) -> bool:
 def _finish(storage: Storage, name: str, manifest: Manifest) -> bool:
     is_sealed = storage.exists(shard_name(name))
     rows: Sequence[Row] = ()
-    if is_sealed and not storage.exists(delta_name(name)):
+    if journal.read(journal_path(storage.wal, name)).copies:
+        # What they were copied from may have been replaced or removed since, and is still there.
+        if is_sealed and not storage.exists(delta_name(name)):
+            storage.remove(shard_name(name))
+    elif is_sealed and not storage.exists(delta_name(name)):
         rows = read_shard_header(storage.open(shard_name(name)), name).rows
     elif not is_sealed and part_path(storage.wal, name).exists():
         rows, data = replay(storage.wal, name)

@@ -1,12 +1,15 @@
 """Looks at every byte of a store and lists what is not as written; damage never raises."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
+from vidcomp.store.census import holds_best
 from vidcomp.store.commit import delta_name, journal_path
+from vidcomp.store.copying import Progress
 from vidcomp.store.files import explained, list_names
 from vidcomp.store.format import digest, is_commit, unescape
 from vidcomp.store.index import Table
@@ -14,11 +17,15 @@ from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.record import read_meta
 from vidcomp.store.shard import read_shard_header, shard_name
+from vidcomp.store.snapshots import read_snapshot
 from vidcomp.store.storage import RangeFile, Storage, open_storage
 from vidcomp.store.types import Row
 from vidcomp.store.view import Listing, View, load_view
 
 __all__ = ["VerifyReport", "verify"]
+
+_TELL = 8 << 20
+"""Bytes between two calls of the progress."""
 
 
 @dataclass(kw_only=True)
@@ -45,13 +52,16 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: str | Path | Storage, *, deep: bool = True) -> VerifyReport:
+def verify(
+    path: str | Path | Storage, *, deep: bool = True, progress: Progress | None = None
+) -> VerifyReport:
     """Check a store: ``store.json``, index files, headers of shards, journals and records.
 
     Args:
         path: the store's folder, URL or storage.
         deep: read all records and check their hashes, replaced ones left out; else only that they
             lie within their files.
+        progress: called with the bytes of records that were checked, and of all of them.
 
     Raises:
         StoreMissError: there is no store.
@@ -74,9 +84,9 @@ def verify(path: str | Path | Storage, *, deep: bool = True) -> VerifyReport:
         return report
     report.problems += view.damaged.values()
     headers = _check_commits(storage, manifest, listing, report)
-    _check_snapshot(manifest, view, headers, report)
+    _check_snapshot(storage, manifest, view, headers, report)
     _check_journals(storage, listing, report)
-    _check_records(storage, view, deep, report)
+    _check_records(storage, view, deep, report, progress)
     return report
 
 
@@ -103,6 +113,8 @@ def _check_commits(
             _add(report, str(error))
             continue
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not storage.exists(delta_name(name)):
+                continue  # a compaction removed it meanwhile
             _add(report, f"shard {name} cannot be read ({os.strerror(error.errno or 0)})")
             continue
         headers[name] = found.rows
@@ -120,6 +132,8 @@ def _check_delta(
 ) -> None:
     try:
         table = Table.read(storage.read(delta_name(name)), f"delta {name}")
+    except FileNotFoundError:
+        return  # a compaction removes it, or it is said to be lost elsewhere
     except (StoreCorruptError, OSError) as error:
         _add(report, str(error))
         return
@@ -149,6 +163,7 @@ def _tensor_problems(
 
 
 def _check_snapshot(
+    storage: Storage,
     manifest: Manifest,
     view: View,
     headers: dict[str, tuple[Row, ...]],
@@ -157,12 +172,25 @@ def _check_snapshot(
     """The snapshot in use against the shards it covers (older ones were checked if needed)."""
     if view.snapshot is None:
         return
-    base = view.tables[0]
-    if not set(base.covers) <= headers.keys():
-        return  # some of its shards are gone or damaged, which is said elsewhere
-    tables = [Table.of_rows(manifest.id, [name], headers[name]) for name in base.covers]
-    if _rows_of(merge_tables(manifest.id, base.covers, tables)) != _rows_of(base):
-        _add(report, f"snapshot {view.snapshot} says other things than the shards it covers")
+    with suppress(FileNotFoundError):  # replaced meanwhile, and removed
+        base, retired = read_snapshot(storage, view.snapshot, manifest.id)
+        covered = set(base.covers) & headers.keys()
+        if set(base.covers) - covered - retired.keys():
+            return  # some of its shards are gone or damaged, which is said elsewhere
+        names = sorted(covered, key=lambda name: (name not in retired, name))
+        tables = [Table.of_rows(manifest.id, [name], headers[name]) for name in names]
+        if not _is_index_of(base, merge_tables(manifest.id, base.covers, tables), headers):
+            _add(report, f"snapshot {view.snapshot} says other things than the shards it covers")
+
+
+def _is_index_of(base: Table, wanted: Table, headers: dict[str, tuple[Row, ...]]) -> bool:
+    """Whether ``base`` has the valid rows, each in a place where it is, and no other record."""
+    places = {(row.shard, row.key): row for rows in headers.values() for row in rows}
+    for row in base.rows():
+        # A removal may have outlived its commit.
+        if not row.removed and places.get((row.shard, row.key)) != row:
+            return False
+    return bool(holds_best(wanted, base).all() and holds_best(base, wanted)[base.live].all())
 
 
 def _check_journals(storage: Storage, listing: Listing, report: VerifyReport) -> None:
@@ -182,13 +210,18 @@ def _check_journals(storage: Storage, listing: Listing, report: VerifyReport) ->
             _add(report, f"part {name} has no journal, so its records cannot be recovered")
 
 
-def _check_records(storage: Storage, view: View, deep: bool, report: VerifyReport) -> None:
+def _check_records(
+    storage: Storage, view: View, deep: bool, report: VerifyReport, progress: Progress | None
+) -> None:
     rows = [table.row(i) for table, i in view.places()]
     rows.sort(key=lambda row: (row.shard, row.offset))
     report.num_records = len(rows)
+    total = sum(row.nbytes for row in rows)
     file, name = None, ""
-    end = 0
+    end = told = 0
     for row in rows:
+        if progress is not None and report.num_bytes - told >= _TELL:
+            progress(told := report.num_bytes, total)
         if row.shard != name:
             file, name, end = _open(storage, row.shard), row.shard, 0
         problem = "its shard is lost" if file is None else _record_problem(file, row, deep)
@@ -201,6 +234,8 @@ def _check_records(storage: Storage, view: View, deep: bool, report: VerifyRepor
         else:
             report.bad[unescape(row.key)] = f"{problem} (shard {row.shard})"
             _add(report, f"record {unescape(row.key)!r}: {report.bad[unescape(row.key)]}")
+    if progress is not None:
+        progress(total, total)
 
 
 def _record_problem(file: RangeFile, row: Row, deep: bool) -> str | None:

@@ -15,6 +15,7 @@ from vidcomp.store.format import is_commit
 from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.shard import read_shard_header, shard_name
+from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage
 from vidcomp.store.types import Order, Row
 
@@ -42,7 +43,7 @@ class Listing:
     @classmethod
     def of(cls, storage: Storage) -> "Listing":
         """Read the folders, in the order that the commit protocol asks for."""
-        snapshots = storage.names("index", ".safetensors")
+        snapshots = filter(is_snapshot, storage.names("index", ".safetensors"))
         shards, deltas = (
             frozenset(filter(is_commit, storage.names(folder, ".safetensors")))
             for folder in ("shards", "deltas")
@@ -73,12 +74,17 @@ class View:
 
     def place(self, key: str) -> tuple[Table, int] | None:
         """Table and place of the valid record of an escaped key; ``None`` if there is none."""
-        found = [(t, i) for t in self.tables if (i := t.find(key)) is not None]
-        if not found:
-            return None
-        # Of two places of one record the later commit's: the other may be about to be removed.
-        table, i = max(reversed(found), key=lambda place: place[0].rank(place[1]))
-        return None if table.removed(i) else (table, i)
+        found = None
+        for table in self._filled:
+            i = table.find(key)
+            # Of two places of one record the later commit's: the other may be about to be removed.
+            if i is not None and (found is None or table.rank(i) >= found[0].rank(found[1])):
+                found = table, i
+        return None if found is None or found[0].removed(found[1]) else found
+
+    @cached_property
+    def _filled(self) -> tuple[Table, ...]:
+        return tuple(table for table in self.tables if len(table))
 
     def row(self, key: str) -> Row | None:
         """The valid row of an escaped key."""

@@ -1,0 +1,148 @@
+"""Which shards a compaction rewrites, and which of their rows it copies."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vidcomp.errors import StoreCorruptError
+from vidcomp.store.census import Census, data_bytes
+from vidcomp.store.index import Table
+from vidcomp.store.storage import Storage
+
+__all__ = ["Plan", "plan_compaction"]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Commits to be replaced, and what of them is copied."""
+
+    victims: frozenset[str]
+    table: Table
+    """The valid rows of the store, in places that need as little copying as possible."""
+    rows: Rows
+    """Those to copy: records in the order of the shards, then removals."""
+    num_live: int
+    """Records among them."""
+    bytes_live: int
+    bytes_replaced: int
+    """Bytes of data in the victims' shards."""
+
+
+class _Use(NamedTuple):
+    """How much of a commit is needed."""
+
+    data: int
+    """Bytes of its shard after the header."""
+    live: int
+    """Bytes of valid records."""
+    num_removals: int
+    """Removals that may be needed."""
+
+
+def plan_compaction(storage: Storage, census: Census, min_live: float, seal_bytes: int) -> Plan:
+    """What to rewrite.
+
+    Args:
+        storage: where the store's files lie.
+        census: all that its commits say.
+        min_live: least share of valid bytes of a shard that stays.
+        seal_bytes: size of full shards; those less than half of it are gathered.
+
+    Raises:
+        OSError: a shard cannot be read.
+    """
+    older = census.older(storage)
+    sizes = _sizes(storage, census.kept)
+    table = census.merged(_by_worth(census, sizes))
+    live = _live_bytes(table)
+    removals = {name: _removals(census, name, older) for name in census.tables}
+    uses = {
+        name: _Use(size, live.get(name, 0), len(removals[name])) for name, size in sizes.items()
+    }
+    # What was retired, and is needed all the same (its copy was lost), is copied once more.
+    forced = {n for n in census.tables.keys() - census.kept if n in census.listing.shards}
+    forced = {n for n in forced if live.get(n, 0)}
+    victims = frozenset(_chosen(uses, min_live, seal_bytes) | forced)
+    rows, num_live = _rows(table, victims, removals)
+    return Plan(
+        victims,
+        table,
+        rows,
+        num_live,
+        int(table.columns["nbytes"][rows[:num_live]].sum()),
+        sum(sizes.get(name, 0) for name in victims),
+    )
+
+
+def _sizes(storage: Storage, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of data of each shard whose length can be read."""
+
+    def size(name: str) -> int:
+        try:
+            return data_bytes(storage, name)
+        except StoreCorruptError:
+            return -1
+
+    ordered = sorted(names)
+    with ThreadPoolExecutor(storage.concurrency) as pool:
+        found = dict(zip(ordered, pool.map(size, ordered), strict=True))
+    return {name: nbytes for name, nbytes in found.items() if nbytes >= 0}
+
+
+def _by_worth(census: Census, sizes: dict[str, int]) -> list[str]:
+    """Commits in rising order of preference as the place of a record that lies in several."""
+
+    def worth(name: str) -> tuple[bool, float, str]:
+        held = census.held(name) & census.tables[name].live
+        nbytes = int(census.tables[name].columns["nbytes"][held].sum())
+        return name in sizes, nbytes / max(sizes.get(name, 0), 1), name
+
+    return sorted(census.tables, key=worth)
+
+
+def _live_bytes(table: Table) -> dict[str, int]:
+    live = table.live
+    places = table.columns["shard"][live]
+    counts = np.zeros(len(table.shards), np.int64)
+    np.add.at(counts, places, table.columns["nbytes"][live])
+    return dict(zip(table.shards, counts.tolist(), strict=True))
+
+
+def _removals(census: Census, name: str, older: npt.NDArray[np.uint64]) -> set[int]:
+    """Hashes of the keys whose removal, here, may still be needed."""
+    table = census.tables[name]
+    hashes = table.columns["key_hash"][census.held(name) & ~table.live]
+    return set(hashes[np.isin(hashes, older)].tolist())
+
+
+def _chosen(uses: dict[str, _Use], min_live: float, seal_bytes: int) -> set[str]:
+    wasteful = {
+        name
+        for name, use in uses.items()
+        if (use.data and use.live < min_live * use.data) or not (use.live or use.num_removals)
+    }
+    small = {n for n, u in uses.items() if n not in wasteful and u.data < seal_bytes / 2}
+    needed = [uses[n] for n in wasteful | small if uses[n].live or uses[n].num_removals]
+    num_made = max(-(-sum(use.live for use in needed) // seal_bytes), min(1, len(needed)))
+    # Small ones are gathered if that makes them fewer; else it would go on for ever.
+    return wasteful | small if num_made < len(needed) else wasteful
+
+
+def _rows(table: Table, victims: frozenset[str], removals: dict[str, set[int]]) -> tuple[Rows, int]:
+    """Rows to copy, and how many of them are records."""
+    columns = table.columns
+    chosen = np.array([name in victims for name in table.shards] or [False])
+    lookup = np.where(table.live, columns["shard"], 0)
+    records = np.flatnonzero(table.live & chosen[lookup])
+    records = records[np.lexsort((columns["offset"][records], columns["shard"][records]))]
+    wanted = {h for name in victims for h in removals[name]}
+    wanted -= {h for name, hashes in removals.items() if name not in victims for h in hashes}
+    hashes = np.array(sorted(wanted), np.uint64)
+    gone = np.flatnonzero(~table.live & np.isin(columns["key_hash"], hashes))
+    return np.concatenate([records, gone]).astype(np.int64), len(records)
