@@ -312,11 +312,11 @@ def test_a_copy_of_the_store_does_as_well(cache, tmp_path):
 def test_records_that_are_gone_or_others_are_refused(cache, tmp_path):
     _, state, _ = half_way(cache)
     other = TokenLoader(write(tmp_path / "other", {**VIDEOS, "z": tiny(1, 6)}), 2)
-    with pytest.raises(StoreStaleError, match="the store has lost them in .*other"):
+    with pytest.raises(StoreStaleError, match=r"the store has lost them in .*other"):
         other.load_state_dict(state)
     assert len(list(other)) == 7  # it is as it was
     loader = TokenLoader(CachedTokenDataset(cache, KEYS[:5]), 2)
-    with pytest.raises(StoreStaleError, match="these are others .* same store and keys"):
+    with pytest.raises(StoreStaleError, match=r"these are others .* same store and keys"):
         loader.load_state_dict(state)
     assert len(list(loader)) == 3
 
