@@ -16,9 +16,10 @@ from vidcomp.store.record import decode_tokens, unpack_rest
 from vidcomp.store.types import Location
 from vidcomp.types import PaddedTokens, TokenBatch
 
-__all__ = ["read_batch"]
+__all__ = ["check_out", "read_batch", "split_record"]
 
 _PLAIN = ("tokens", "positions", "spans", "mass")
+_NO_TENSORS: dict[str, Tensor] = {}
 _NOTHING: dict[str, Any] = {"assign": None, "weights": None, "frame_extras": {}}
 
 
@@ -34,8 +35,9 @@ class _Column(NamedTuple):
 class _Run(NamedTuple):
     """Bytes of a record that go to one place."""
 
-    column: _Column | None
-    """``None``: they are no rows of the batch."""
+    data: memoryview | None
+    """Of the column; ``None``: they are no rows of the batch."""
+    row_bytes: int
     nbytes: int
     tensors: tuple[Place, ...] = ()
     """Those in bytes that are no rows and needed."""
@@ -49,6 +51,7 @@ def read_batch(
     *,
     padded: bool = False,
     out: Tensor | None = None,
+    threads: int = 1,
 ) -> TokenBatch | PaddedTokens | None:
     """The records as one batch; ``None`` if their rows differ in fields, widths or types.
 
@@ -59,6 +62,7 @@ def read_batch(
         memory: where the batch comes from.
         padded: side by side with zeros behind the shorter ones, not end to end.
         out: [rows or more, ...] takes the tokens.
+        threads: that read, from a store on this machine.
 
     Raises:
         ShapeError: ``out`` cannot take them.
@@ -75,9 +79,10 @@ def read_batch(
     num_rows = len(places) * length if padded else int(offsets[-1])
     columns = _columns(fields, num_rows, memory, out)
     if padded:
-        _read_rows(fetcher, keys, places, columns, [b * length for b in range(len(places))])
+        firsts = [b * length for b in range(len(places))]
+        _read_rows(fetcher, keys, places, columns, firsts, threads)
         return _as_padded(columns, lengths, length, keys)
-    rest = _read_rows(fetcher, keys, places, columns, offsets.tolist())
+    rest = _read_rows(fetcher, keys, places, columns, offsets.tolist(), threads)
     return TokenBatch(
         **{name: columns[name].values for name in _PLAIN},
         offsets=torch.from_numpy(offsets),
@@ -111,7 +116,8 @@ def _columns(
     sizes = [num_rows * row_bytes[name] for name in wanted]
     taken = dict(zip(wanted, memory.take(sizes), strict=True))
     if out is not None:
-        taken["tokens"] = _checked(out, num_rows, *fields["tokens"])
+        rows = check_out(out, num_rows, *fields["tokens"])
+        taken["tokens"] = rows.reshape(-1).view(torch.uint8)
     columns = {}
     for name, (dtype, inner) in fields.items():
         values = taken[name].view(dtype).view(num_rows, *inner)
@@ -119,20 +125,40 @@ def _columns(
     return columns
 
 
-def _checked(out: Tensor, num_rows: int, dtype: torch.dtype, inner: list[int]) -> Tensor:
-    """The bytes of the first rows of the caller's tensor."""
-    shape = [num_rows, *inner]
+def check_out(out: Tensor, num_rows: int, dtype: torch.dtype, inner: list[int]) -> Tensor:
+    """The first rows of the caller's tensor.
+
+    Raises:
+        ShapeError: it has another type or width, too few rows, or no memory to read into.
+    """
     if out.dtype != dtype or list(out.shape[1:]) != inner or len(out) < num_rows:
         raise ShapeError(
-            f"these tokens need room for {shape} {dtype}, got {list(out.shape)} {out.dtype}: pass "
-            f"a larger tensor of that type"
+            f"these tokens need room for {[num_rows, *inner]} {dtype}, got {list(out.shape)} "
+            f"{out.dtype}: pass a larger tensor of that type"
         )
     if out.device.type != "cpu" or not out.is_contiguous():
         raise ShapeError(
             f"tokens are read into contiguous memory of the CPU, got a tensor on {out.device} with "
             f"strides {out.stride()}: pass a contiguous one"
         )
-    return out[:num_rows].reshape(-1).view(torch.uint8)
+    return out[:num_rows]
+
+
+def split_record(place: Location, slot: Tensor) -> tuple[dict[str, Tensor], list[memoryview]]:
+    """Tensors of one record, and the buffers to read it into; the tokens go into ``slot``."""
+    tensors, pieces = {}, []
+    places = place.layout.places(place.counts)
+    for tensor in places.tensors:
+        if tensor.name == "tokens" and place.layout.is_plain:
+            tensors["tokens"] = slot
+            pieces.append(slot.reshape(-1).view(torch.uint8).numpy().data)
+            continue
+        buffer = np.empty(tensor.stop - tensor.start, np.uint8).data
+        pieces.append(buffer)
+        if tensor.name != "blocks":
+            tensors[tensor.name] = view_bytes(buffer, tensor, 0)
+    pieces.append(np.empty(place.nbytes - places.nbytes, np.uint8).data)  # meta
+    return tensors, [piece for piece in pieces if len(piece)]
 
 
 def _read_rows(
@@ -141,6 +167,7 @@ def _read_rows(
     places: Sequence[Location],
     columns: dict[str, _Column],
     firsts: Sequence[int],
+    threads: int,
 ) -> list[dict[str, Any]]:
     """Fill the columns from the records; returns what each record has beside rows.
 
@@ -151,22 +178,23 @@ def _read_rows(
     kept: list[dict[str, Tensor]] = []
     for place, first in zip(places, firsts, strict=False):
         form = id(place.layout), id(place.counts)
-        runs = forms.get(form)
-        if runs is None:
-            runs = forms[form] = _runs(place, columns)
-        views, tensors = [], {}
-        for column, nbytes, inside in runs:
-            if column is not None:
-                start = first * column.row_bytes
-                views.append(column.data[start : start + nbytes])
+        runs = forms.get(form) or forms.setdefault(form, _runs(place, columns))
+        views, tensors = [], _NO_TENSORS
+        for data, row_bytes, nbytes, inside in runs:
+            if data is not None:
+                start = first * row_bytes
+                views.append(data[start : start + nbytes])
                 continue
             buffer = np.empty(nbytes, np.uint8).data
             views.append(buffer)
-            for tensor in inside:
-                tensors[tensor.name] = view_bytes(buffer, tensor, tensor.start - inside[0].start)
+            if inside:
+                tensors = dict(tensors)
+                for tensor in inside:
+                    at = tensor.start - inside[0].start
+                    tensors[tensor.name] = view_bytes(buffer, tensor, at)
         pieces.append(views)
         kept.append(tensors)
-    fetcher.fill_many(keys, places, pieces)
+    fetcher.fill_many(keys, places, pieces, threads=threads)
     rest = []
     for place, first, tensors in zip(places, firsts, kept, strict=False):
         if tensors and not place.layout.is_plain:
@@ -184,12 +212,13 @@ def _runs(place: Location, columns: dict[str, _Column]) -> list[_Run]:
         nbytes = tensor.stop - tensor.start
         is_coded = tensor.name.startswith("tokens") and not layout.is_plain
         if tensor.name in columns and not is_coded:
-            runs.append(_Run(columns[tensor.name], nbytes))
+            column = columns[tensor.name]
+            runs.append(_Run(column.data, column.row_bytes, nbytes))
         elif tensor.name == "blocks" or (tensor.name in layout.row_fields and not is_coded):
-            runs.append(_Run(None, nbytes))  # nobody asked for it
+            runs.append(_Run(None, 0, nbytes))  # nobody asked for it
         else:
-            runs.append(_Run(None, nbytes, (tensor,)))
-    runs.append(_Run(None, place.nbytes - places.nbytes))  # meta
+            runs.append(_Run(None, 0, nbytes, (tensor,)))
+    runs.append(_Run(None, 0, place.nbytes - places.nbytes))  # meta
     return [run for run in runs if run.nbytes or run.tensors]
 
 

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache, partial
 
-from vidcomp.errors import StoreCorruptError
+import xxhash
+
+from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store.files import explained
 from vidcomp.store.format import digest
 from vidcomp.store.pool import FilePool
@@ -15,8 +17,10 @@ from vidcomp.store.types import Location
 
 __all__ = ["Fetcher"]
 
-_HAS_PREADV = hasattr(os, "preadv")
-_MOST_PIECES = 512
+_MOST_THREADS = 32
+_SHARE = 512 << 10
+"""Bytes that are worth another thread."""
+_PREADV = getattr(os, "preadv", None)
 
 
 class Fetcher:
@@ -68,6 +72,21 @@ class Fetcher:
             )
         return file
 
+    def check_many(self, keys: Sequence[str], places: Sequence[Location]) -> None:
+        """``check`` of several records.
+
+        Raises:
+            StoreCorruptError, StoreError: as for one.
+        """
+        sizes: dict[str, int] = {}
+        needed: dict[tuple[int, int], int] = {}
+        for key, place in zip(keys, places, strict=True):
+            shard, offset, nbytes, _, counts, layout = place
+            form = id(layout), id(counts)
+            if not needed.get(form, nbytes) < nbytes or offset + nbytes > sizes.get(shard, 0):
+                sizes[shard] = self.check(key, place).size  # raises if it cannot be
+                needed[form] = layout.places(counts).nbytes
+
     def fill(self, key: str, place: Location, pieces: list[memoryview]) -> None:
         """Fill buffers, which together take a whole record, and check its hash.
 
@@ -88,35 +107,61 @@ class Fetcher:
             )
 
     def fill_many(
-        self, keys: Sequence[str], places: Sequence[Location], pieces: list[list[memoryview]]
+        self,
+        keys: Sequence[str],
+        places: Sequence[Location],
+        pieces: Sequence[list[memoryview]],
+        *,
+        threads: int = 1,
     ) -> None:
-        """``fill`` for several records; at once where the storage gains from that."""
-        workers = min(self._storage.concurrency, len(keys))
-        if workers <= 1:
-            self._fill_in_turn(keys, places, pieces)
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(self.fill, keys, places, pieces):
-                pass
+        """``fill`` for several records.
+
+        Args:
+            keys: of the records.
+            places: where they lie.
+            pieces: buffers of each.
+            threads: for a store on this machine; where reads wait for a network there are more.
+
+        Raises:
+            StoreCorruptError, StoreError: as for the first record that cannot be read.
+        """
+        count = self._storage.concurrency if self._storage.concurrency > 1 else threads
+        count = min(count, len(places), 1 + sum(place.nbytes for place in places) // _SHARE)
+        if count > 1:
+            parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
+            others = [_threads().submit(self._fill_in_turn, *part) for part in parts[1:]]
+            try:
+                self._fill_in_turn(*parts[0])
+            except StoreError:
+                wait(others)
+            if all(other.exception() is None for other in others):
+                return
+        self._fill_in_turn(keys, places, pieces)  # alone, or to find the first that fails
 
     def _fill_in_turn(
-        self, keys: Sequence[str], places: Sequence[Location], pieces: list[list[memoryview]]
+        self, keys: Sequence[str], places: Sequence[Location], pieces: Sequence[list[memoryview]]
     ) -> None:
-        """What ``fill`` does, without a call where all is well: small records are many."""
+        """What ``fill`` does, without a call of ours where all is well: small records are many."""
         files: dict[str, RangeFile] = {}
+        verify, preadv, new = self.verify, _PREADV, xxhash.xxh3_64
         for key, place, views in zip(keys, places, pieces, strict=True):
-            file = files.get(place.shard)
+            shard, offset, nbytes, checksum, _, _ = place
+            file = files.get(shard)
             if file is None:
                 if len(files) >= self._limit:
                     files.clear()
-                file = files[place.shard] = self.check(key, place)
-            fd = file.fileno() if _HAS_PREADV else -1
-            if fd < 0 or len(views) > _MOST_PIECES:
-                self.fill(key, place, views)
-            elif not _is_read(fd, views, place) or (
-                self.verify and digest(*views) != place.checksum
-            ):
-                self.fill(key, place, views)  # which tells why
+                file = files[shard] = self.check(key, place)
+            try:
+                good = preadv is not None and preadv(file.fileno(), views, offset) == nbytes
+            except OSError:
+                good = False
+            if good and verify:
+                state = new()
+                for view in views:
+                    state.update(view)
+                good = state.intdigest() == checksum
+            if not good:
+                self.fill(key, place, views)  # which tries again, and tells why
 
     def read_range(self, key: str, place: Location, start: int, stop: int) -> memoryview:
         """Bytes ``start`` to ``stop`` of a record; the caller checks them.
@@ -140,11 +185,13 @@ class Fetcher:
                 raise error
 
 
-def _is_read(fd: int, views: list[memoryview], place: Location) -> bool:
-    try:
-        return os.preadv(fd, views, place.offset) == place.nbytes
-    except OSError:
-        return False
+def _threads() -> ThreadPoolExecutor:
+    return _threads_of(os.getpid())  # a fork has none of its parent's
+
+
+@lru_cache(maxsize=1)
+def _threads_of(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="vidcomp-read")
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:

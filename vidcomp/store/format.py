@@ -120,7 +120,8 @@ def escape_key(key: str) -> str:
     """
     if not isinstance(key, str) or not key:
         raise StoreError(f"a record's key is a text that is not empty, got {key!r}: name the video")
-    escaped = escape(key)
+    is_plain = key.isascii() and key.isprintable() and "%" not in key  # as most are
+    escaped = key if is_plain else escape(key)
     if len(escaped) > MAX_KEY_BYTES // 4 and (size := len(escaped.encode())) > MAX_KEY_BYTES:
         raise StoreError(
             f"a record's key has at most {MAX_KEY_BYTES} bytes, got {size} ({key[:40]!r}...): "

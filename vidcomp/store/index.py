@@ -96,10 +96,10 @@ class Table:
     def find(self, key: str) -> int | None:
         """The place of an escaped key."""
         raw = key.encode()
-        wanted, hashes = digest(raw), self._views["key_hash"]
+        wanted, (hashes, end, keys) = digest(raw), self._keys
         i = bisect_left(hashes, wanted)
         while i < len(hashes) and hashes[i] == wanted:
-            if self.raw_key(i) == raw:
+            if keys[end[i - 1] if i else 0 : end[i]] == raw:
                 return i
             i += 1
         return None
@@ -186,6 +186,11 @@ class Table:
             return None
         content = self._text("contents", "content_end", i)
         return SourceId(size=size, mtime_ns=self._views["mtime_ns"][i], content=content)
+
+    @cached_property
+    def _keys(self) -> tuple[Any, ...]:
+        """The columns that a look-up needs, at hand."""
+        return tuple(self._views[name] for name in ("key_hash", "key_end", "keys"))
 
     @cached_property
     def _places(self) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _OPEN_FILES = 64
 _KEEP_BYTES = 64 << 20
+_THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
 class TokenCache:
@@ -164,7 +166,7 @@ class TokenCache:
             ShapeError: no keys, videos of other widths or types, or no room in ``out``.
         """
         places = [self._locate(key) for key in keys]
-        batch = read_many(self._fetcher, keys, places, self._memory, out=out)
+        batch = read_many(self._fetcher, keys, places, self._memory, out=out, threads=_THREADS)
         assert isinstance(batch, TokenBatch)  # noqa: S101  # not padded
         return batch
 

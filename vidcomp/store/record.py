@@ -19,7 +19,7 @@ from vidcomp.store.precision import decode_int8, encode_int8
 from vidcomp.store.types import Row, SourceId
 from vidcomp.types import VideoTokens
 
-__all__ = ["Packed", "decode_tokens", "pack", "read_meta", "unpack", "unpack_rest"]
+__all__ = ["Packed", "assemble", "decode_tokens", "pack", "read_meta", "unpack", "unpack_rest"]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _SHAPES: dict[str, tuple[int | str, ...]] = {
@@ -116,8 +116,24 @@ def unpack(buffer: memoryview, layout: Layout, counts: Counts) -> VideoTokens:
         StoreCorruptError: fields are missing or do not fit together.
         MissingExtraError: the tokens are compressed, and there is no zstd.
     """
-    tensors = layout.tensors(buffer, counts)
-    tokens = decode_tokens(tensors, layout, counts)
+    return assemble(layout.tensors(buffer, counts), layout, counts)
+
+
+def assemble(
+    tensors: Mapping[str, Tensor], layout: Layout, counts: Counts, out: Tensor | None = None
+) -> VideoTokens:
+    """The video of a record's tensors.
+
+    Args:
+        tensors: those of ``layout.tensors``.
+        layout: of the record.
+        counts: of the record.
+        out: takes the tokens, as for ``decode_tokens``.
+
+    Raises:
+        StoreCorruptError, MissingExtraError: as for the record's bytes.
+    """
+    tokens = decode_tokens(tensors, layout, counts, out)
     try:
         return VideoTokens(
             tokens=tokens,

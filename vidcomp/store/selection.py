@@ -10,11 +10,11 @@ import xxhash
 from torch import Tensor
 
 from vidcomp.errors import ShapeError, StoreCorruptError
-from vidcomp.store.batch import read_batch
+from vidcomp.store.batch import check_out, read_batch, split_record
 from vidcomp.store.fetch import Fetcher
 from vidcomp.store.index import Table
 from vidcomp.store.memory import Memory
-from vidcomp.store.record import unpack
+from vidcomp.store.record import assemble, unpack
 from vidcomp.store.types import Location, Order
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
 
@@ -134,17 +134,26 @@ class Selection:
 _OWN = Memory(keep_bytes=64 << 20)
 
 
-def read_one(fetcher: Fetcher, key: str, place: Location, memory: Memory) -> VideoTokens:
+def read_one(
+    fetcher: Fetcher, key: str, place: Location, memory: Memory, *, out: Tensor | None = None
+) -> VideoTokens:
     """One record.
 
     Raises:
+        ShapeError: ``out`` cannot take its tokens.
         StoreCorruptError, StoreError: it is damaged, or cannot be read.
     """
+    layout, counts = place.layout, place.counts
     fetcher.check(key, place)
-    data = memory.take([place.nbytes])[0].numpy().data
-    fetcher.fill(key, place, [data])
     try:
-        return unpack(data, place.layout, place.counts)
+        if out is None:
+            data = memory.take([place.nbytes])[0].numpy().data
+            fetcher.fill(key, place, [data])
+            return unpack(data, layout, counts)
+        slot = check_out(out, counts.num_tokens, *layout.row_fields["tokens"])
+        tensors, pieces = split_record(place, slot)
+        fetcher.fill(key, place, pieces)
+        return assemble(tensors, layout, counts, slot)
     except StoreCorruptError as error:
         raise StoreCorruptError(f"{key!r}: {error}") from error
 
@@ -157,6 +166,7 @@ def read_many(
     *,
     padded: bool = False,
     out: Tensor | None = None,
+    threads: int = 1,
 ) -> TokenBatch | PaddedTokens:
     """Several records as one batch.
 
@@ -164,9 +174,12 @@ def read_many(
         ShapeError: no records, or of other widths or types; ``out`` cannot take them.
         StoreCorruptError, StoreError: one is damaged, or cannot be read.
     """
-    for key, place in zip(keys, places, strict=True):
-        fetcher.check(key, place)  # before room is made for all of them
-    batch = read_batch(fetcher, keys, places, memory, padded=padded, out=out) if places else None
+    fetcher.check_many(keys, places)  # before room is made for all of them
+    batch = (
+        read_batch(fetcher, keys, places, memory, padded=padded, out=out, threads=threads)
+        if places
+        else None
+    )
     if batch is not None:
         return batch
     if out is not None:
