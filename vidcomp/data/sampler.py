@@ -179,20 +179,15 @@ class TokenBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         return _Indices(self)
 
-    def begin(self) -> EpochRun:
-        """Begin the next epoch, or go on from a loaded state."""
-        self._run, self._asked = EpochRun(self._next()), None
-        return self._run
+    def begin(self, *, again: bool = False) -> EpochRun:
+        """Begin the next epoch, or go on from a loaded state.
 
-    def begin_again(self) -> EpochRun:
-        """Go on in the epoch of a loaded state, even if nothing of it is left.
-
-        But for an epoch that was over and after which a later one was asked for: loaders load
-        the state only when they begin, which is after trainers say which epoch it is.
+        Args:
+            again: this iteration had begun when the state was saved: it is empty if nothing of its
+                epoch is left, unless a later epoch was asked for.
         """
-        share = self._begin_at(self._start)
-        if not share.num_rounds and self._asked is not None and self._asked > self._start.epoch:
-            share = self._begin_at(Position(self._asked))
+        is_later = self._asked is not None and self._asked > self._start.epoch
+        share = self._begin_at(self._start) if again and not is_later else self._next()
         self._run, self._asked = EpochRun(share), None
         return self._run
 
@@ -220,6 +215,8 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.dataset.restore(found.digest, found.pin, found.shard_digest)
         self._plan = None
         self.seed, self._start, self._run = found.seed, found.position, None
+        if self._asked is not None and self._asked <= found.position.epoch:
+            self._asked = None  # trainers begin to count before they load
 
     def __getstate__(self) -> dict[str, Any]:
         position = self._start if self._run is None else self._run.position()
@@ -241,8 +238,8 @@ class TokenBatchSampler(Sampler[list[int]]):
             return self._begin_at(Position(self._run.share.plan.position.epoch + 1))
         share = self._begin_at(self._start)
         over = not share.num_rounds and bool(self._start.done)
-        if over and self._asked != self._start.epoch:
-            return self._begin_at(Position(self._start.epoch + 1))  # no empty epoch follows
+        if over and self._asked != self._start.epoch:  # no empty epoch unless it was asked for
+            return self._begin_at(Position(max(self._start.epoch + 1, self._asked or 0)))
         return share
 
     def _begin_at(self, position: Position) -> Share:
@@ -262,11 +259,12 @@ class _Indices(Iterator[list[int]]):
     def __init__(self, sampler: TokenBatchSampler) -> None:
         self._sampler = sampler
         self._run: EpochRun | None = None
+        self._again = False
 
     def __next__(self) -> list[int]:
         run = self._run
         if run is None:
-            run = self._run = self._sampler.begin()
+            run = self._run = self._sampler.begin(again=self._again)
         if run.steps >= len(run.share):
             run.ended = True
             raise StopIteration
@@ -275,8 +273,8 @@ class _Indices(Iterator[list[int]]):
 
     def state_dict(self) -> dict[str, Any]:
         """What the sampler's state does not say: whether this iteration had begun."""
-        return {"begun": self._run is not None}
+        return {"begun": self._again or self._run is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with an iteration; the sampler's state was loaded before."""
-        self._run = self._sampler.begin_again() if state["begun"] else None
+        self._run, self._again = None, state["begun"]
