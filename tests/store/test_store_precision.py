@@ -1,24 +1,30 @@
 """Tokens as int8 with scales, and tokens compressed without loss."""
 
 import importlib
+import json
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import FLOATS, any_video, bits, content, raw, tiny
+from safetensors import safe_open
+from store_builders import FLOATS, any_video, bits, content, raw, same, tiny, write
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import MissingExtraError, StoreCorruptError, StoreError
-from vidcomp.store import planes
+from vidcomp.store import TokenCache, open_cache, planes, verify
 from vidcomp.store.format import FEATURES, features_of
+from vidcomp.store.index import Table
 from vidcomp.store.layout import Layout
+from vidcomp.store.merge import merge_tables
 from vidcomp.store.planes import decode_planes, encode_planes
 from vidcomp.store.precision import decode_int8, encode_int8
 from vidcomp.store.record import decode_tokens, pack, unpack
+from vidcomp.store.shard import row_from_json, row_to_json
 from vidcomp.types import VideoTokens
 
 INT8 = StoreSettings(dtype="int8")
@@ -345,3 +351,76 @@ def test_features_are_what_the_settings_use():
 def test_layouts_of_fields_that_do_not_go_together_are_refused(fields):
     with pytest.raises(StoreCorruptError, match="layout"):
         Layout.parse(fields)
+
+
+# The count in rows and indexes
+
+
+def row(key, *, n=100, chosen=ZSTD):
+    made = packed(tiny(n, 8), chosen, key).row((1, "a" * 32), None)
+    return replace(made, shard=f"{'a' * 32}-000000", offset=64 * n)
+
+
+def test_an_index_keeps_the_length_of_compressed_tokens_and_is_without_it_otherwise():
+    rows = [row("a"), row("b", n=70), row("c", chosen=StoreSettings())]
+    table = Table.of_rows("s", [rows[0].shard], rows)
+    again = Table.read(table.write(), "delta")
+    assert sorted(again.rows(), key=lambda r: r.key) == rows
+    plain = Table.of_rows("s", [], rows[2:])
+    assert b'"packed"' in table.write()
+    assert b'"packed"' not in plain.write()
+    assert list(Table.read(plain.write(), "delta").rows()) == rows[2:]
+    parts = [Table.read(Table.of_rows("s", [], [r]).write(), "delta") for r in rows]
+    merged = merge_tables("s", [], parts)
+    assert sorted(merged.rows(), key=lambda r: r.key) == rows
+
+
+def test_lengths_that_no_record_can_have_are_refused():
+    table = Table.of_rows("s", [], [row("a")])
+    table.columns["packed"][0] = -1
+    with pytest.raises(StoreCorruptError, match="places no record can have"):
+        Table.read(table.write(), "delta")
+
+
+@pytest.mark.parametrize("chosen", [ZSTD, StoreSettings()])
+def test_a_row_of_a_shard_has_the_length_only_where_there_is_one(chosen):
+    one = row("a", chosen=chosen)
+    data = json.loads(json.dumps(row_to_json(one, 0, 0)))
+    assert len(data) == 13 + bool(one.counts.packed)
+    assert row_from_json(data, one.shard, [one.layout], ["a" * 32]) == one
+    later = [*data, *[0] * (14 - len(data)), "an addition"]
+    assert row_from_json(later, one.shard, [one.layout], ["a" * 32]) == one
+    for wrong in (-1, "5", 2**63):
+        with pytest.raises(StoreCorruptError, match="row that cannot be"):
+            row_from_json([*data[:13], wrong], one.shard, [one.layout], ["a" * 32])
+
+
+@pytest.mark.parametrize("chosen", [INT8, ZSTD, StoreSettings(dtype="int8", codec="zstd")])
+def test_stores_of_every_form(tmp_path, chosen):
+    videos = {f"v{n}": tiny(n, 9, n, assign=None) for n in (0, 1, 70, 300)}
+    videos["ids"] = with_tokens(tiny(), torch.arange(5))
+    write(tmp_path, videos, settings=chosen)
+    cache = open_cache(tmp_path)
+    assert cache.manifest.features == features_of(chosen)
+    assert verify(tmp_path).ok
+    for key, video in videos.items():
+        assert same(cache[key], through(video, chosen))
+    keys = ["v70", "v0", "v300"]
+    for found, key in zip(cache.get_many(keys), keys, strict=True):
+        assert same(found, cache[key])
+    assert cache.info("v70").dtype == "bfloat16"
+
+
+def test_damaged_lengths_of_planes_are_refused_even_without_the_hash(tmp_path):
+    write(tmp_path, {"v": tiny(300, 9)}, settings=ZSTD)
+    info = open_cache(tmp_path).info("v")
+    (shard,) = (tmp_path / "shards").glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    with safe_open(shard, "np") as file:
+        stream = file.get_tensor("v/tokens.zstd").tobytes()
+    at = data.index(stream, info.offset)
+    data[at + 3] ^= 1
+    shard.write_bytes(data)
+    for options in ({}, {"verify": False}):
+        with pytest.raises(StoreCorruptError):
+            TokenCache(tmp_path, **options)["v"]
