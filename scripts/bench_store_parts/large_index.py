@@ -12,6 +12,7 @@ from vidcomp.store import Manifest, TokenCache
 from vidcomp.store.columns import COLUMNS
 from vidcomp.store.format import digest
 from vidcomp.store.manifest import read_manifest
+from vidcomp.store.snapshots import publish_index
 from vidcomp.store.storage import open_storage
 from vidcomp.store.types import SourceId
 from vidcomp.store.view import load_view
@@ -59,7 +60,7 @@ def large_store(path: Path, count: int) -> None:
         _file(path, "deltas", name).touch()
     columns["shard"] = (np.arange(count) // _PER_COMMIT).astype(np.uint32)[order]
     big = replace(table, covers=covers, shards=covers, columns=columns)
-    storage.create(f"index/{0:016d}-{'0' * 32}.safetensors", big.write())
+    assert publish_index(storage, 0, big, {})
     cache = TokenCache(path)
     assert (len(cache), len(cache[synthetic_key(count // 2)])) == (count, size.most)
 
