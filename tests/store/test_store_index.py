@@ -105,7 +105,9 @@ def test_merging_tables_is_merging_dictionaries():
         for key in model(found):
             assert merged.row(merged.find(key)) == model(found)[key]
         sources = {key: row.source for key, row in model(found).items() if not row.removed}
-        assert dict(merged.sources(merged.live)) == sources
+        live = range(len(merged))
+
+    assert {merged.key(i): merged.source(i) for i in live if not merged.removed(i)} == sources
 
     law()
 

@@ -154,15 +154,11 @@ class Table:
         key, (generation, writer) = self.key(i), self.rank(i)
         if self.removed(i):
             return Row(key, generation, writer)
-        return Row(key, generation, writer, *self.location(i), source=self._source(i))
+        return Row(key, generation, writer, *self.location(i), source=self.source(i))
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
         return (self.row(i) for i in range(len(self)))
-
-    def sources(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, SourceId | None]]:
-        """Escaped key and source of the ``chosen`` rows, without making whole rows."""
-        return ((self.key(i), self._source(i)) for i in np.flatnonzero(chosen).tolist())
 
     @cached_property
     def live(self) -> npt.NDArray[np.bool_]:
@@ -180,7 +176,8 @@ class Table:
         end = self._views[ends]
         return bytes(self._views[data][end[i - 1] if i else 0 : end[i]])
 
-    def _source(self, i: int) -> SourceId | None:
+    def source(self, i: int) -> SourceId | None:
+        """The file behind row ``i``, if it is known."""
         size = self._views["size"][i]
         if size < 0:
             return None

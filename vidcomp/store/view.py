@@ -120,7 +120,9 @@ class View:
         valid = [table.live.copy() for table in self.tables]
         if len(self.tables) == 2:
             base, after = self.tables
-            shared = np.isin(after.columns["key_hash"], base.columns["key_hash"])
+            hashes, known = after.columns["key_hash"], base.columns["key_hash"]
+            nearest = np.searchsorted(known, hashes).clip(max=max(len(known) - 1, 0))
+            shared = known[nearest] == hashes if len(known) else np.zeros(len(hashes), bool)
             for i in np.flatnonzero(shared).tolist():
                 j = base.find(after.key(i))
                 if j is not None:  # equal hashes alone are no equal keys

@@ -15,8 +15,9 @@ from typing import Any, Self
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreError, StoreMissError
 from vidcomp.store.commit import snapshot
+from vidcomp.store.committed import Committed
 from vidcomp.store.files import explained
-from vidcomp.store.format import escape_key, unescape
+from vidcomp.store.format import escape_key
 from vidcomp.store.manifest import Manifest, create_or_join
 from vidcomp.store.part import Part, header_cost, room_for
 from vidcomp.store.record import Packed, pack
@@ -151,19 +152,11 @@ class CacheWriter:
         """Keys that need no more work, with the identity of their source.
 
         Those visible when this writer was opened (what dead writers left included) and those it
-        added itself; one pass over the index, no file of a record is touched.
+        added itself until now.  Keys are looked up in the index as they are asked for, so that a
+        store of millions costs nothing to begin with; no file of a record is touched.
         """
         with self._lock:
-            own = dict(self._own)
-        out: dict[str, SourceId | None] = {}
-        for table, valid in zip(self._view.tables, self._view.valid, strict=True):
-            out.update((unescape(key), source) for key, source in table.sources(valid))
-        for key, row in own.items():
-            if row.removed:
-                out.pop(unescape(key), None)
-            else:
-                out[unescape(key)] = row.source
-        return out
+            return Committed(self._view, dict(self._own))
 
     def sync(self) -> None:
         """Make all that was added survive a power cut.
