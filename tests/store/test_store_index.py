@@ -105,9 +105,8 @@ def test_merging_tables_is_merging_dictionaries():
         for key in model(found):
             assert merged.row(merged.find(key)) == model(found)[key]
         sources = {key: row.source for key, row in model(found).items() if not row.removed}
-        live = range(len(merged))
-
-    assert {merged.key(i): merged.source(i) for i in live if not merged.removed(i)} == sources
+        live = [i for i in range(len(merged)) if not merged.removed(i)]
+        assert {merged.key(i): merged.source(i) for i in live} == sources
 
     law()
 
