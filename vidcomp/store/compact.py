@@ -97,17 +97,17 @@ def compact(
         recover(storage)
     run = _Run(storage, manifest, report, min_live, seal_bytes, progress)
     with explained(f"compact {storage.path}"):
-        census = run.copy()
+        census, plan = run.copy()
         if dry_run:
             gone = remove_due(storage, census, grace_s, time(), dry_run=True)
             report.removed, report.bytes_freed = gone.names, gone.nbytes
             report.bytes_waiting = waiting(storage, census.retired) - gone.nbytes
             return report
-        census = retire(storage, census, run.plan.victims, time())
+        census = retire(storage, census, plan.victims, time())
         gone = remove_due(storage, census, grace_s, time())
         report.removed, report.bytes_freed = gone.names, gone.nbytes
         left = {n: t for n, t in census.retired.items() if n not in gone.commits}
-        report.rewritten = sorted(run.plan.victims & census.retired.keys())
+        report.rewritten = sorted(plan.victims & census.retired.keys())
         report.bytes_waiting = waiting(storage, left)
     return report
 
@@ -128,41 +128,38 @@ class _Run:
         self._limits = (min_live, seal_bytes)
         self._progress = progress
         self._census = self._count(None)
-        self.plan: Plan = self._plan()
-
-    def copy(self) -> Census:
-        """Copy what the plan says, all over again if files vanish under it; the last census."""
-        report = self._report
         report.num_shards = len(self._census.kept)
         report.num_records = int(self._census.best.live.sum())
+
+    def copy(self) -> tuple[Census, Plan]:
+        """Plan and copy, all over again if files vanish meanwhile; the census after it."""
         for _ in range(_TRIES):
-            report.bytes_replaced = self.plan.bytes_replaced
-            report.rewritten = sorted(self.plan.victims)
-            if report.dry_run:
-                report.num_copied, report.bytes_copied = self.plan.num_live, self.plan.bytes_live
-                return self._census
             try:
-                self._copy_once()
-                break
+                plan = plan_compaction(self._storage, self._census, *self._limits)
+                self._follow(plan)
+                return self._count(self._census), plan
             except FileNotFoundError:  # another compaction was quicker
                 self._census = self._count(self._census)
-                self.plan = self._plan()
-        else:
-            raise StoreError(
-                f"shards of {self._storage.path} vanish while they are read: run again"
-            )
-        return self._count(self._census)
+        raise StoreError(f"shards of {self._storage.path} vanish while they are read: run it again")
 
-    def _copy_once(self) -> None:
+    def _follow(self, plan: Plan) -> None:
+        report = self._report
+        report.bytes_replaced, report.rewritten = plan.bytes_replaced, sorted(plan.victims)
+        if report.dry_run:
+            report.num_copied, report.bytes_copied = plan.num_live, plan.bytes_live
+        else:
+            self._copy(plan)
+
+    def _copy(self, plan: Plan) -> None:
         copier = Copier(
             self._storage,
             self._manifest,
             seal_bytes=self._limits[1],
             progress=self._progress,
-            total=self.plan.bytes_live,
+            total=plan.bytes_live,
         )
         try:
-            copier.write(_copies(self._storage, self.plan), self._drop_stale)
+            copier.write(_copies(self._storage, plan), self._drop_stale)
         finally:
             report = self._report
             report.made += copier.made
@@ -189,9 +186,6 @@ class _Run:
                 f"({census.damaged[f'shard {name}']}): run repair first"
             )
         return census
-
-    def _plan(self) -> Plan:
-        return plan_compaction(self._storage, self._census, *self._limits)
 
 
 def _copies(storage: Storage, plan: Plan) -> Iterable[Copy]:

@@ -69,7 +69,7 @@ def plan_compaction(storage: Storage, census: Census, min_live: float, seal_byte
     forced = {n for n in census.tables.keys() - census.kept if n in census.listing.shards}
     forced = {n for n in forced if live.get(n, 0)}
     victims = frozenset(_chosen(uses, min_live, seal_bytes) | forced)
-    rows, num_live = _rows(table, victims, removals)
+    rows, num_live = _rows(table, victims, census.kept - victims, removals)
     return Plan(
         victims,
         table,
@@ -134,15 +134,17 @@ def _chosen(uses: dict[str, _Use], min_live: float, seal_bytes: int) -> set[str]
     return wasteful | small if num_made < len(needed) else wasteful
 
 
-def _rows(table: Table, victims: frozenset[str], removals: dict[str, set[int]]) -> tuple[Rows, int]:
-    """Rows to copy, and how many of them are records."""
+def _rows(
+    table: Table, victims: frozenset[str], others: frozenset[str], removals: dict[str, set[int]]
+) -> tuple[Rows, int]:
+    """Rows to copy, as they are in none of the ``others``, and how many of them are records."""
     columns = table.columns
     chosen = np.array([name in victims for name in table.shards] or [False])
     lookup = np.where(table.live, columns["shard"], 0)
     records = np.flatnonzero(table.live & chosen[lookup])
     records = records[np.lexsort((columns["offset"][records], columns["shard"][records]))]
     wanted = {h for name in victims for h in removals[name]}
-    wanted -= {h for name, hashes in removals.items() if name not in victims for h in hashes}
+    wanted -= {h for name in others for h in removals[name]}
     hashes = np.array(sorted(wanted), np.uint64)
     gone = np.flatnonzero(~table.live & np.isin(columns["key_hash"], hashes))
     return np.concatenate([records, gone]).astype(np.int64), len(records)
