@@ -176,6 +176,20 @@ def test_set_epoch_keeps_the_place_of_a_loaded_state():
     assert len(list(again)) == 4
 
 
+def test_an_epoch_that_is_over_is_empty_only_for_who_asks_for_it():
+    items = Items([1] * 10)
+    sampler = TokenBatchSampler(items, 3, shuffle=True)
+    list(sampler)
+    state, following = sent(sampler.state_dict()), [list(sampler) for _ in range(2)]
+    for asked, wanted in ((None, following), (1, following), (0, [[], following[0]])):
+        again = TokenBatchSampler(items, 3, shuffle=True)
+        again.load_state_dict(state)
+        assert again.epoch == 1
+        if asked is not None:
+            again.set_epoch(asked)
+        assert [list(again) for _ in range(2)] == wanted
+
+
 def test_a_state_before_the_first_batch_is_the_whole_epoch():
     items = Items([1] * 10)
     sampler = TokenBatchSampler(items, 3, shuffle=True, seed=8)

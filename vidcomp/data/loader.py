@@ -132,6 +132,9 @@ class TokenLoader:
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch next; from a loaded state's place if it is the epoch of that state.
 
+        If nothing of that epoch was left, the next iteration gives nothing; without this call the
+        epoch that follows would begin.
+
         Raises:
             ConfigError: a negative epoch.
         """
