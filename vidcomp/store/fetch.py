@@ -125,7 +125,7 @@ class Fetcher:
         Raises:
             StoreCorruptError, StoreError: as for the first record that cannot be read.
         """
-        count = self._storage.concurrency if self._storage.concurrency > 1 else threads
+        count = self._storage.concurrency if self.is_far else threads
         count = min(count, len(places), 1 + sum(place.nbytes for place in places) // _SHARE)
         if count > 1:
             parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
@@ -163,19 +163,33 @@ class Fetcher:
             if not good:
                 self.fill(key, place, views)  # which tries again, and tells why
 
-    def read_range(self, key: str, place: Location, start: int, stop: int) -> memoryview:
-        """Bytes ``start`` to ``stop`` of a record; the caller checks them.
+    def ranges(
+        self, key: str, place: Location, wanted: Sequence[tuple[int, int]]
+    ) -> list[memoryview]:
+        """Bytes of ranges ``(start, stop)`` of a record, unchecked.
 
         Raises:
-            StoreCorruptError: as for the whole record.
+            StoreCorruptError, StoreError: as for the whole record.
         """
         file = self.check(key, place)
-        with explained(f"read {_what(key, place)}"):
-            return file.read(place.offset + start, stop - start, f"shard {place.shard}")
+
+        def read(part: tuple[int, int]) -> memoryview:
+            with explained(f"read {_what(key, place)}"):
+                start, stop = part
+                return file.read(place.offset + start, stop - start, f"shard {place.shard}")
+
+        if self.is_far and len(wanted) > 1:
+            return list(_threads().map(read, wanted))
+        return [read(part) for part in wanted]
 
     def forget(self, key: str, place: Location) -> bool:
         """Drop copies of a record that were found wrong; whether reading again may help."""
         return self.check(key, place).forget(place.offset, place.nbytes)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether a read waits for a network, so that fewer and larger ones pay."""
+        return self._storage.concurrency > 1
 
     def _read(self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]) -> None:
         try:

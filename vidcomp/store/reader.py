@@ -17,7 +17,8 @@ from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.memory import Memory
 from vidcomp.store.record import read_meta
-from vidcomp.store.selection import Selection, read_many, read_one
+from vidcomp.store.rows import read_rows, read_window
+from vidcomp.store.selection import Selection, read_many, read_one, read_part
 from vidcomp.store.storage import Storage, open_storage
 from vidcomp.store.types import Location, Order, RecordInfo, Row
 from vidcomp.store.view import Pin, View, load_view
@@ -184,6 +185,28 @@ class TokenCache:
             StoreMissError, StoreCorruptError, ShapeError: as for several.
         """
         return read_one(self._fetcher, key, self._locate(key), self._memory, out=out)
+
+    def rows(self, key: str, start: int, stop: int) -> VideoTokens:
+        """Tokens ``start`` to ``stop`` of one video, as ``cache[key].select`` would give them.
+
+        Only their bytes and a few more are read, and those are checked.
+
+        Raises:
+            StoreMissError, StoreCorruptError: as for the whole video.
+            ShapeError: it has no such tokens.
+        """
+        return read_part(self._fetcher, key, self._locate(key), read_rows, start, stop)
+
+    def window(self, key: str, start_s: float, end_s: float) -> VideoTokens:
+        """Tokens of one video that are seen in ``[start_s, end_s)``: whose span overlaps it.
+
+        Only their bytes and a few more are read, and those are checked.
+
+        Raises:
+            StoreMissError, StoreCorruptError: as for the whole video.
+            ShapeError: the window does not end after it starts.
+        """
+        return read_part(self._fetcher, key, self._locate(key), read_window, start_s, end_s)
 
     def meta(self, key: str) -> dict[str, Any]:
         """What the writer put beside the tokens: path, decoder, damage, versions.

@@ -1,7 +1,7 @@
 """Records of a cache in a fixed order, by number: what data sets and loaders read from."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from vidcomp.store.fetch import Fetcher
 from vidcomp.store.index import Table
 from vidcomp.store.memory import Memory
 from vidcomp.store.record import assemble, unpack
+from vidcomp.store.rows import GAP_BYTES, read_rows, read_window
 from vidcomp.store.types import Location, Order
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
 
-__all__ = ["Selection", "read_many", "read_one"]
+__all__ = ["Selection", "read_many", "read_one", "read_part"]
 
 
 class Selection:
@@ -101,6 +102,28 @@ class Selection:
         i = range(len(self))[index]
         return read_one(self._fetcher, self.keys[i], self._place(i), _OWN)
 
+    def rows(self, index: int, start: int, stop: int) -> VideoTokens:
+        """Tokens ``start`` to ``stop`` of record ``index``; as ``TokenCache.rows``.
+
+        Raises:
+            IndexError: there is no such record.
+            ShapeError: it has no such tokens.
+            StoreCorruptError: bytes are not those that were written.
+        """
+        i = range(len(self))[index]
+        return read_part(self._fetcher, self.keys[i], self._place(i), read_rows, start, stop)
+
+    def window(self, index: int, start_s: float, end_s: float) -> VideoTokens:
+        """Tokens of record ``index`` seen in ``[start_s, end_s)``; as ``TokenCache.window``.
+
+        Raises:
+            IndexError: there is no such record.
+            ShapeError: the window does not end after it starts.
+            StoreCorruptError: bytes are not those that were written.
+        """
+        i = range(len(self))[index]
+        return read_part(self._fetcher, self.keys[i], self._place(i), read_window, start_s, end_s)
+
     def batch(
         self, indices: Sequence[int], memory: Memory | None = None, padded: bool = False
     ) -> TokenBatch | PaddedTokens:
@@ -132,6 +155,7 @@ class Selection:
 
 
 _OWN = Memory(keep_bytes=64 << 20)
+_FAR_GAP = 1 << 20
 
 
 def read_one(
@@ -156,6 +180,39 @@ def read_one(
         return assemble(tensors, layout, counts, slot)
     except StoreCorruptError as error:
         raise StoreCorruptError(f"{key!r}: {error}") from error
+
+
+def read_part(
+    fetcher: Fetcher,
+    key: str,
+    place: Location,
+    part: Callable[..., VideoTokens],
+    start: float,
+    stop: float,
+) -> VideoTokens:
+    """Some rows of one record.
+
+    Args:
+        fetcher: reads them.
+        key: of the record.
+        place: where it lies.
+        part: ``read_rows`` or ``read_window``.
+        start: first row, or second.
+        stop: row, or second, after the last.
+
+    Raises:
+        ShapeError: there are no such rows.
+        StoreCorruptError, StoreError: they are damaged, or cannot be read.
+    """
+    fetcher.check(key, place)
+    fetch = partial(fetcher.ranges, key, place)
+    options = {"verify": fetcher.verify, "gap": _FAR_GAP if fetcher.is_far else GAP_BYTES}
+    try:
+        return part(key, place, start, stop, fetch, **options)
+    except StoreCorruptError:
+        if not fetcher.forget(key, place):  # else a copy of it was damaged, not the shard
+            raise
+    return part(key, place, start, stop, fetch, **options)
 
 
 def read_many(
