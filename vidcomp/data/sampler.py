@@ -184,10 +184,9 @@ class TokenBatchSampler(Sampler[list[int]]):
 
         Args:
             again: this iteration had begun when the state was saved: it is empty if nothing of its
-                epoch is left, unless a later epoch was asked for.
+                epoch is left.
         """
-        is_later = self._asked is not None and self._asked > self._start.epoch
-        share = self._begin_at(self._start) if again and not is_later else self._next()
+        share = self._begin_at(self._start) if again else self._next()
         self._run, self._asked = EpochRun(share), None
         return self._run
 
