@@ -39,6 +39,10 @@ class RemoteFile:
         self.size = info.size
         self._key = RangeCache.key(source.path, name, info)
 
+    def fileno(self) -> int:
+        """-1: there is no local file."""
+        return -1
+
     def read_pieces(self, pieces: list[memoryview], offset: int, what: str) -> None:
         """Fill buffers one after another from ``offset`` on, by one request.
 
