@@ -61,7 +61,7 @@ def _no_thread_is_left():
 
 
 def readers():
-    return [t.name for t in threading.enumerate() if t.name.startswith("vidcomp-read")]
+    return [t.name for t in threading.enumerate() if t.name.startswith("vidcomp-loader")]
 
 
 def wait_for(condition, seconds=20):
@@ -291,6 +291,26 @@ def test_kept_batches_stay_and_dropped_ones_give_their_memory_back(tmp_path):
     before = tokens.clone()
     list(loader)
     assert torch.equal(tokens, before)
+
+
+@pytest.mark.gpu
+def test_pinned_batches_reach_the_gpu_as_they_are(tmp_path):
+    videos = {f"{i:02d}": tiny(50 + i, 700, i, assign=None) for i in range(40)}
+    loader = TokenLoader(write(tmp_path, videos), 4, shuffle=True, pin_memory=True)
+    for _ in range(3):
+        there = []
+        for batch in loader:
+            assert batch.tokens.is_pinned()
+            there.append(batch.to("cuda", non_blocking=True))
+        torch.cuda.synchronize()
+        found = {k: v.to("cpu") for b in there for k, v in zip(b.keys, b, strict=True)}
+        assert all(same(found[key], video) for key, video in videos.items())
+
+
+def test_pinning_needs_a_gpu(cache):
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="pin_memory=False"):
+            TokenLoader(cache, 4, pin_memory=True)
 
 
 def test_no_more_is_read_ahead_than_asked_for(cache):

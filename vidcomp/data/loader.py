@@ -23,6 +23,8 @@ OnError = Literal["raise", "skip"]
 
 _log = logging.getLogger(__name__)
 
+_KEEP_BYTES = 2 << 30  # no less than a large batch, or none would ever be used again
+
 
 class TokenLoader:
     """Batches of a token cache; iterating it runs one epoch, and the next time the next epoch.
@@ -106,7 +108,7 @@ class TokenLoader:
         self.num_threads, self.prefetch = num_threads, prefetch
         self.num_skipped = 0
         """Videos that this rank left out as their bytes are damaged, over all epochs."""
-        self._memory = Memory(pin=pin_memory)
+        self._memory = Memory(pin=pin_memory, keep_bytes=_KEEP_BYTES)
         self._batches: weakref.ref[_Batches] | None = None  # it ends when its loop lets go of it
 
     @property

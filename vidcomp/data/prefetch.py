@@ -71,7 +71,7 @@ class Crew(Generic[T]):
         # They hold the queue and not the crew, so that the crew dies when its owner does.
         self._threads = [
             threading.Thread(
-                target=_work, args=(self._queue, read), name=f"vidcomp-read-{i}", daemon=True
+                target=_work, args=(self._queue, read), name=f"vidcomp-loader-{i}", daemon=True
             )
             for i in range(num_threads)
         ]
