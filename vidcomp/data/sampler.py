@@ -1,6 +1,8 @@
 """Batches of indices for one rank, epoch after epoch, from any place on."""
 
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Self
 
 import torch.distributed
@@ -81,6 +83,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        _check_dataset(dataset)
         self.dataset = dataset
         self.rule = Rule(
             batch_size=batch_size,
@@ -177,6 +180,8 @@ class TokenBatchSampler(Sampler[list[int]]):
         return len(plan.share(*self.ranks, self.tail))
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self._ranks is None and self.ranks[1] > 1:
+            _check_reader(sys._getframe(1))
         return _Indices(self)
 
     def begin(self, *, again: bool = False) -> EpochRun:
@@ -250,6 +255,27 @@ class TokenBatchSampler(Sampler[list[int]]):
                 self.dataset, self.seed, position, self.rule, allow_long=self._allow_long
             )
         return self._plan
+
+
+def _check_dataset(dataset: object) -> None:
+    if isinstance(dataset, Sampler):
+        # With several ranks and for predictions Lightning makes batch samplers anew around one of
+        # its own, which would lose our settings and, as a data set, most of the videos.
+        raise ConfigError(
+            f"a TokenBatchSampler is made of a data set, got a {type(dataset).__name__}: Lightning "
+            f"replaces samplers, so pass it a TokenLoader, or use_distributed_sampler=False"
+        )
+
+
+def _check_reader(frame: FrameType) -> None:
+    """Refuse accelerate's wrapper, which tells by nothing else that it deals batches out, too."""
+    reader = type(frame.f_locals.get("self"))
+    if reader.__name__ == "BatchSamplerShard" and reader.__module__.startswith("accelerate."):
+        raise ConfigError(
+            "accelerate deals the batches of a prepared DataLoader to ranks, and this "
+            "TokenBatchSampler does so, too, which would leave most of them out: pass it rank=0 "
+            "and world_size=1, or use a TokenLoader"
+        )
 
 
 class _Indices(Iterator[list[int]]):
