@@ -9,6 +9,7 @@ import torch.multiprocessing
 from torch.utils.data import DataLoader
 
 from vidcomp.data import CachedTokenDataset, TokenBatchSampler, TokenLoader, collate
+from vidcomp.errors import ConfigError
 
 SETTINGS = {"batch_size": 2, "shuffle": True, "seed": 7}
 
@@ -88,4 +89,58 @@ def epochs_with_accelerate(folder):
         "prepared": whole,
         "skipped": [list(batch.keys) for batch in skipped],
         "own": [list(batch.keys) for batch in own],
+        "refused": _refused(accelerator, dataset),
     }
+
+
+def _refused(accelerator, dataset):
+    """What is said of a sampler that deals to ranks, too."""
+    sampler = TokenBatchSampler(dataset, **SETTINGS)
+    loader = accelerator.prepare(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate))
+    try:
+        return str(len(list(loader)))
+    except ConfigError as error:
+        return str(error)
+
+
+def fit_with_lightning(loader, folder, *, num_ranks):
+    """Keys of each batch of two epochs that each rank of a Lightning run trained on."""
+    import lightning
+
+    class Seen(lightning.Callback):
+        def on_train_start(self, *_):
+            self.epochs = []
+
+        def on_train_epoch_start(self, *_):
+            self.epochs.append([])
+
+        def on_train_batch_start(self, _trainer, _model, batch, _index):
+            self.epochs[-1].append(list(batch.keys))
+
+        def on_train_end(self, trainer, _model):
+            Path(folder, f"seen-{trainer.global_rank}").write_text(json.dumps(self.epochs))
+
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(6, 1)
+
+        def training_step(self, batch, _index):
+            return self.net(batch.tokens.float()).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=num_ranks,
+        strategy="ddp_fork",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Seen()],
+    )
+    trainer.fit(Model(), loader)
+    return [json.loads(Path(folder, f"seen-{rank}").read_text()) for rank in range(num_ranks)]

@@ -13,6 +13,7 @@ from vidcomp.data import CachedTokenDataset, TokenBatchSampler, TokenLoader, col
 from vidcomp.data.annotations import QAExample
 from vidcomp.data.qa import QADataset
 from vidcomp.data.qa_batch import collate_qa
+from vidcomp.errors import ConfigError
 
 VIDEOS = {f"clip{i:02d}": tiny(i % 4 + 1, 6, i, assign=None) for i in range(13)}
 STEPS = 5  # batches of 3 an epoch
@@ -279,6 +280,15 @@ def test_lightning_trains_on_a_data_loader_with_the_sampler(folder, epochs, fit)
     assert fit(sampled(folder)) == as_counted(epochs)
 
 
+def test_a_sampler_that_lightning_makes_anew_is_refused(folder):
+    """It would lose all settings, and with several ranks most of the videos."""
+    data = pytest.importorskip("lightning.pytorch.utilities.data")
+    loader = sampled(folder)
+    theirs = torch.utils.data.DistributedSampler(loader.dataset, num_replicas=2, rank=0)
+    with pytest.raises(ConfigError, match=r"got a DistributedSampler.*use_distributed_sampler"):
+        data._update_dataloader(loader, theirs)
+
+
 # --- accelerate ---
 
 
@@ -408,4 +418,19 @@ def test_torch_and_accelerate_deal_to_ranks_as_the_token_loader_does(folder, tmp
         assert len(one) + len(two) - len(set(one) | set(two)) <= 3  # no more than fills the tail
         assert not set(flat(ranks[0][mode][:3])) & set(flat(ranks[1][mode][:3]))
     for rank in ranks:
+        assert "rank=0" in rank["refused"]
         assert rank["skipped"] == rank["prepared"][2:]
+
+
+@pytest.mark.slow
+@lightning_warns
+def test_lightning_on_two_ranks_trains_on_every_video(folder, tmp_path, monkeypatch):
+    pytest.importorskip("lightning")
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "level", logging.ERROR)
+    loader = TokenLoader(folder / "cache", 2, shuffle=True, seed=7)
+    one, two = rank_child.fit_with_lightning(loader, tmp_path, num_ranks=2)
+    whole = TokenLoader(folder / "cache", 2, shuffle=True, seed=7)
+    dealt = [[list(batch.keys) for batch in whole] for _ in range(2)]
+    for epoch, batches in enumerate(dealt):
+        assert one[epoch] == batches[::2]
+        assert two[epoch] == [*batches[1::2], batches[0]]  # 7 batches: the first one once more
