@@ -210,7 +210,7 @@ def test_a_full_header_closes_the_shard_and_the_next_one_has_more_room(tmp_path)
     sizes = {}
     for entry in open_cache(tmp_path).entries():
         sizes[entry.shard] = min(sizes.get(entry.shard, entry.offset), entry.offset)
-    assert [sizes[name] for name in sorted(sizes)] == [16384, 65536, 262144, 1048576]
+    assert [sizes[name] for name in sorted(sizes)] == [16384, 262144, 4194304]
     assert verify(tmp_path).ok
 
 

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from concurrent.futures import wait
+from functools import partial
 
 import xxhash
 
@@ -13,11 +13,11 @@ from vidcomp.store.format import digest
 from vidcomp.store.pool import FilePool
 from vidcomp.store.shard import shard_name
 from vidcomp.store.storage import RangeFile, Storage
+from vidcomp.store.threads import threads as threads_of_ours
 from vidcomp.store.types import Location
 
 __all__ = ["Fetcher"]
 
-_MOST_THREADS = 32
 _SHARE = 512 << 10
 """Bytes that are worth another thread."""
 _PREADV = getattr(os, "preadv", None)
@@ -129,7 +129,7 @@ class Fetcher:
         count = min(count, len(places), 1 + sum(place.nbytes for place in places) // _SHARE)
         if count > 1:
             parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
-            others = [_threads().submit(self._fill_in_turn, *part) for part in parts[1:]]
+            others = [threads_of_ours().submit(self._fill_in_turn, *part) for part in parts[1:]]
             try:
                 self._fill_in_turn(*parts[0])
             except StoreError:
@@ -179,7 +179,7 @@ class Fetcher:
                 return file.read(place.offset + start, stop - start, f"shard {place.shard}")
 
         if self.is_far and len(wanted) > 1:
-            return list(_threads().map(read, wanted))
+            return list(threads_of_ours().map(read, wanted))
         return [read(part) for part in wanted]
 
     def forget(self, key: str, place: Location) -> bool:
@@ -197,15 +197,6 @@ class Fetcher:
         except OSError as error:
             with explained(f"read {_what(key, place)}"):
                 raise error
-
-
-def _threads() -> ThreadPoolExecutor:
-    return _threads_of(os.getpid())  # a fork has none of its parent's
-
-
-@lru_cache(maxsize=1)
-def _threads_of(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="vidcomp-read")
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:

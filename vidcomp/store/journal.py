@@ -18,7 +18,7 @@ from vidcomp.store.files import TEMPORARY, read_file, write_all
 from vidcomp.store.format import ALIGN, FORMAT_VERSION, hexdigest
 from vidcomp.store.header import dumps
 from vidcomp.store.layout import Layout
-from vidcomp.store.shard import row_from_json, row_to_json
+from vidcomp.store.shard import row_from_json, row_text
 from vidcomp.store.types import Row
 
 fcntl: ModuleType | None
@@ -27,7 +27,18 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
-__all__ = ["Journal", "claim", "create", "line", "read", "record_line", "removal_line"]
+__all__ = [
+    "Journal",
+    "claim",
+    "create",
+    "is_elsewhere",
+    "is_locked",
+    "line",
+    "read",
+    "record_line",
+    "removal_line",
+    "with_new_owner",
+]
 
 KIND = "vidcomp-journal"
 
@@ -54,14 +65,13 @@ class Journal:
 
 def line(value: Mapping[str, Any]) -> bytes:
     """One line: check, space, JSON."""
-    text = dumps(value).encode()
-    return f"{hexdigest(text)} ".encode() + text + b"\n"
+    return _stamped(dumps(value))
 
 
 def record_line(row: Row) -> bytes:
     """The line of a record."""
     assert row.layout is not None  # noqa: S101  # only removals have none
-    return line({"row": row_to_json(row, 0, 0), "layout": row.layout.fields})
+    return _stamped(f'{{"row":{row_text(row, 0, 0)},"layout":{row.layout.text}}}')
 
 
 def removal_line(row: Row) -> bytes:
@@ -123,12 +133,13 @@ def read(path: Path) -> Journal:
     return Journal(path.stem, start, owner, tuple(rows), len(parsed) - 1 - len(rows))
 
 
-def claim(path: Path, store: str) -> int | None:
+def claim(path: Path, store: str, *, force: bool = False) -> int | None:
     """Lock the journal of a writer that is surely dead; ``None`` if it may be alive.
 
     Args:
         path: of the journal.
         store: id of the store; the journal of another one is left alone.
+        force: believe that writers of other machines are dead, unless their lock is seen.
 
     Returns:
         A descriptor; close it to give the journal back.
@@ -142,7 +153,7 @@ def claim(path: Path, store: str) -> int | None:
         if (
             locked is not False
             and _is_same(fd, path)
-            and _may_judge(read(path).owner, store, locked)
+            and _may_judge(read(path).owner, store, locked, force)
         ):
             return fd
     except (OSError, StoreCorruptError):
@@ -150,6 +161,50 @@ def claim(path: Path, store: str) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living writer holds the journal; ``False`` where there are no locks."""
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return _lock(fd) is False
+    finally:
+        os.close(fd)
+
+
+def is_elsewhere(owner: Mapping[str, Any]) -> bool:
+    """Whether it was written on another machine, where a living writer cannot be seen."""
+    here = _machine()
+    return any(owner.get(name) != here[name] for name in ("host", "machine"))
+
+
+def with_new_owner(data: bytes, name: str, store: str) -> bytes | None:
+    """A journal whose first line is damaged, with one that calls its writer dead.
+
+    Its records have checks of their own, so they can be trusted all the same.
+
+    Args:
+        data: the journal.
+        name: of its commit.
+        store: id of the store.
+
+    Returns:
+        The journal with another first line; ``None`` if no record in it is whole.
+    """
+    _, _, rest = data.partition(b"\n")
+    parsed = [value for raw in data.split(b"\n") if (value := _parse(raw))]
+    starts = [row.offset for v in parsed if (row := _row(v, name)) and not row.removed]
+    if not starts:
+        return None
+    first = {"kind": KIND, "format": FORMAT_VERSION, "name": name, "store": store}
+    # No line tells where the data began; what lies before the first record becomes the header's.
+    owner = {**_owner(), "boot": "", "data_start": min(starts)}
+    return line({**first, **owner}) + rest
+
+
+def _stamped(text: str) -> bytes:
+    data = text.encode()
+    return f"{hexdigest(data)} ".encode() + data + b"\n"
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
@@ -197,7 +252,7 @@ def _is_same(fd: int, path: Path) -> bool:
         return False
 
 
-def _may_judge(owner: Mapping[str, Any], store: str, locked: bool | None) -> bool:
+def _may_judge(owner: Mapping[str, Any], store: str, locked: bool | None, force: bool) -> bool:
     """Whether the owner is surely dead, given that nobody else has its lock.
 
     Only on the machine where it ran does a free lock prove that; where locks do nothing (some
@@ -207,7 +262,7 @@ def _may_judge(owner: Mapping[str, Any], store: str, locked: bool | None) -> boo
     if owner.get("store", store) != store:  # an older store had this URL, too
         return False
     if any(owner.get(name) != here[name] for name in ("host", "machine")):
-        return False
+        return force
     if owner.get("boot") != here["boot"]:
         return True
     return bool(locked) or (owner.get("pids") == here["pids"] and not _is_running(owner))

@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from functools import lru_cache
 from typing import Any
 
 from vidcomp.store import journal
@@ -10,9 +12,10 @@ from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
 from vidcomp.store.files import write_all
 from vidcomp.store.format import ALIGN
 from vidcomp.store.header import dumps
-from vidcomp.store.layout import Layout
-from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_to_json, shard_header
+from vidcomp.store.layout import Counts, Layout
+from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_text, shard_header
 from vidcomp.store.storage import Storage
+from vidcomp.store.threads import threads
 from vidcomp.store.types import Row
 
 __all__ = ["Part", "header_cost", "layout_cost", "room_for"]
@@ -20,6 +23,8 @@ __all__ = ["Part", "header_cost", "layout_cost", "room_for"]
 _SPARE = 512
 _FAR = 10**12
 _MANY = 10**6
+_EARLY_BYTES = 16 << 20
+_datasync = getattr(os, "fdatasync", os.fsync)
 
 
 class Part:
@@ -62,6 +67,8 @@ class Part:
         self._synced_s = self.started_s
         self._journal_end = 0
         self._journal = self._part = -1
+        self._early: Future[None] | None = None
+        self._early_end = room
         try:
             path = journal_path(storage.wal, name)
             self._journal = journal.create(path, str(store["id"]), room, copies=copies)
@@ -88,6 +95,7 @@ class Part:
             os.ftruncate(self._part, end)
             raise
         self.end = row.offset + row.nbytes
+        self._write_back()
 
     def remove(self, row: Row, cost: int) -> None:
         """Note a removal; an earlier record of the key becomes filler."""
@@ -96,6 +104,7 @@ class Part:
     def sync(self) -> None:
         """Make all that was taken survive a power cut: the records first, then their lines."""
         if self._unsynced:
+            self._settle()
             os.fsync(self._part)
             os.fsync(self._journal)
         self._unsynced = 0
@@ -110,6 +119,7 @@ class Part:
     def commit(self) -> None:
         """Seal the shard and make it visible; the part is closed afterwards, or as it was."""
         rows = self.in_order()
+        self._settle()
         if not self.sealed:
             seal(self._storage, self.name, self._store, rows, (self.room, self.end))
             self.sealed = True
@@ -122,10 +132,25 @@ class Part:
 
     def close(self) -> None:
         """Close the files, which gives the lock back; what is on disk stays for the recovery."""
+        if self._early is not None:
+            wait([self._early])
         for fd in (self._part, self._journal):
             if fd >= 0:
                 os.close(fd)
         self._part = self._journal = -1
+
+    def _write_back(self) -> None:
+        """Let the disk begin, so that it has little left to do when it is waited for."""
+        if self.end - self._early_end >= _EARLY_BYTES and (
+            self._early is None or (self._early.done() and self._early.exception() is None)
+        ):
+            self._early = threads().submit(_datasync, self._part)
+            self._early_end = self.end
+
+    def _settle(self) -> None:
+        """Wait for the disk; an error is told once to whoever asks first, so it is kept."""
+        if self._early is not None:
+            self._early.result()
 
     def _layout_cost(self, row: Row) -> int:
         known = row.layout is None or row.layout in self._layouts
@@ -148,9 +173,19 @@ def header_cost(row: Row) -> int:
     """Header bytes that a row needs at most, wherever its record will lie; without its layout."""
     if row.layout is None:
         return len(dumps(dumps(row.key))) + 64 + FILLER_NBYTES
-    listed = len(dumps(dumps(row_to_json(row, _MANY, _MANY)))) + len(str(_FAR))
-    entries = sum(map(len, record_entries(row, row.offset - _FAR)))
-    return listed + entries + FILLER_NBYTES
+    text = row_text(row, _MANY, _MANY)
+    # The row stands in a string, so its quotes are escaped; its offset is not known yet.
+    listed = len(text) + text.count('"') + text.count("\\") + len(str(_FAR))
+    num_names, entries = _entries_cost(row.layout, row.counts, row.nbytes)
+    return listed + entries + num_names * len(dumps(row.key)) + FILLER_NBYTES
+
+
+@lru_cache(maxsize=1024)
+def _entries_cost(layout: Layout, counts: Counts, nbytes: int) -> tuple[int, int]:
+    """Header entries of a record, and their bytes at most, but for the key in their names."""
+    row = Row("", 1, "", "-", 0, nbytes, 0, counts, layout)
+    entries = record_entries(row, -_FAR)
+    return len(entries), sum(map(len, entries))
 
 
 def layout_cost(layout: Layout) -> int:

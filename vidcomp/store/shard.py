@@ -1,8 +1,9 @@
 """What a shard's own header says of its records: enough to write its delta again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
@@ -28,7 +29,7 @@ __all__ = [
     "read_shard_header",
     "record_entries",
     "row_from_json",
-    "row_to_json",
+    "row_text",
     "shard_header",
     "shard_name",
 ]
@@ -53,30 +54,23 @@ class ShardHeader:
     header: Header
 
 
-def row_to_json(row: Row, layout: int, writer: int) -> list[Any]:
-    """A record's row as in docs/cache-format.md, section 5."""
-    source = row.source or _NO_SOURCE
-    counts = row.counts
-    out = [
-        row.key,
-        row.offset,
-        row.nbytes,
-        counts.num_tokens,
-        counts.grid,
-        counts.nnz,
-        layout,
-        f"{row.checksum:016x}",
-        row.generation,
-        writer,
-        source.size,
-        source.mtime_ns,
-        source.content,
-    ]
-    return [*out, counts.packed] if counts.packed else out
+def row_text(row: Row, layout: int, writer: int) -> str:
+    """A record's row as in docs/cache-format.md, section 5: JSON, as ``header.dumps`` has it.
+
+    It is made for every record, twice, and so without an encoder.
+    """
+    source, counts, quote = row.source or _NO_SOURCE, row.counts, encode_basestring_ascii
+    t, h, w = counts.grid
+    packed = f",{counts.packed}" if counts.packed else ""
+    return (
+        f"[{quote(row.key)},{row.offset},{row.nbytes},{counts.num_tokens},[{t},{h},{w}],"
+        f'{counts.nnz},{layout},"{row.checksum:016x}",{row.generation},{writer},{source.size},'
+        f"{source.mtime_ns},{quote(source.content)}{packed}]"
+    )
 
 
 def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Sequence[str]) -> Row:
-    """The inverse of ``row_to_json``.
+    """The inverse of ``row_text``, parsed.
 
     Raises:
         StoreCorruptError: not such a row, or a place no record can have.
@@ -150,13 +144,7 @@ def shard_header(
         "store": dumps(store),
         "layouts": dumps([layout.fields for layout in layouts]),
         "writers": dumps(writers),
-        "records": dumps(
-            [
-                row_to_json(row, places[row.layout], writers.index(row.writer))
-                for row in records
-                if row.layout
-            ]
-        ),
+        "records": f"[{','.join(_texts(records, places, writers))}]",
         "removed": dumps(
             [[r.key, r.generation, writers.index(r.writer)] for r in rows if r.removed]
         ),
@@ -208,6 +196,15 @@ def _fixed(layout: Layout, counts: Counts) -> tuple[list[tuple[str, int, int]], 
         (text[len(',"') : -len("0,0]}")], p.start, p.stop)
         for text, p in zip(texts, places.tensors, strict=True)
     ], places.nbytes
+
+
+def _texts(
+    records: Sequence[Row], layouts: Mapping[Layout, int], writers: Sequence[str]
+) -> Iterator[str]:
+    numbers = {writer: i for i, writer in enumerate(writers)}
+    for row in records:
+        assert row.layout is not None  # noqa: S101  # only removals have none
+        yield row_text(row, layouts[row.layout], numbers[row.writer])
 
 
 def _all_entries(records: Sequence[Row], data_start: int, data_stop: int) -> list[bytes]:

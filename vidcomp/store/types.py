@@ -72,6 +72,21 @@ class Row:
     layout: Layout | None = None
     source: SourceId | None = None
 
+    def at(self, shard: str, offset: int) -> "Row":
+        """The row of the same record in another place."""
+        return Row(
+            self.key,
+            self.generation,
+            self.writer,
+            shard,
+            offset,
+            self.nbytes,
+            self.checksum,
+            self.counts,
+            self.layout,
+            self.source,
+        )
+
     @property
     def removed(self) -> bool:
         """Whether this row says that there is no such record."""

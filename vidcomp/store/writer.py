@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,7 +67,7 @@ class CacheWriter:
         settings: StoreSettings | None = None,
         seal_bytes: int = 256 << 20,
         seal_s: float = 120.0,
-        sync_every: int = 256,
+        sync_every: int = 1024,
         sync_s: float = 5.0,
     ) -> None:
         self._storage = open_storage(path)
@@ -229,7 +228,7 @@ class CacheWriter:
         row = packed.row(self._next_rank(packed.key), source)
         cost = header_cost(row)
         part = self._part_for(row, cost)
-        row = replace(row, shard=part.name, offset=part.end)
+        row = row.at(part.name, part.end)
         part.append(row, packed.parts, cost)
         self._own[packed.key] = row
         return row, self._after()
@@ -246,7 +245,7 @@ class CacheWriter:
         if self._part is not None and not self._part.fits(row, cost):
             self._seal()
             # A header that fills up before its shard does was too small for records of this size.
-            self._room = min(4 * self._room, _LAST_ROOM)
+            self._room = min(16 * self._room, _LAST_ROOM)
         if self._part is None:
             name = f"{self._id}-{self._sequence:06d}"
             room = room_for(row, self._store, name, self._room)
