@@ -39,7 +39,8 @@ def bench_loader(options: argparse.Namespace, folder: Path) -> None:
         rows,
         "Times the speed of `memcpy` in the same round (more is faster): the bytes of the same "
         f"records copied one by one, in random order, into the {_BATCH} slots of a batch that is "
-        f"used again; `memcpy_AA` copies from a second file. Batches of {_BATCH}, everything in "
+        f"used again; `memcpy_AA` copies from a second file, `memcpy, padded` into the rows of a padded "
+        "batch whose rest is set to zero. Batches of {_BATCH}, everything in "
         "the page cache, hashes checked unless said otherwise, worker processes kept from epoch "
         f"to epoch; {options.passes} epochs a round, medians of {options.rounds} interleaved "
         "rounds. x DataLoader: against torch's own with worker processes over the same data set.",
@@ -54,6 +55,7 @@ def loader_cases(corpus: Corpus, passes: int) -> dict[str, Case]:
     cases = {
         "memcpy": copies(RawStore(corpus.raw)),
         "memcpy_AA": copies(RawStore(corpus.copy)),
+        "memcpy, padded": padded_copies(RawStore(corpus.raw)),
         "TokenLoader, padded": epochs(TokenLoader(dataset, padded=True, **threads)),
         "TokenLoader, packed": epochs(TokenLoader(dataset, **threads)),
         "TokenLoader, padded, unverified": epochs(TokenLoader(trusting, padded=True, **threads)),
@@ -99,5 +101,26 @@ def copies(raw: RawStore) -> Callable[[], object]:
     def run() -> None:
         for turn, i in enumerate(order):
             raw.copy_into(i, slots[turn % _BATCH])
+
+    return run
+
+
+def padded_copies(raw: RawStore) -> Callable[[], object]:
+    """The same into padded tensors that are used again, with zeros behind the shorter records."""
+    order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0)).tolist()
+    columns = [
+        torch.zeros(_BATCH * max(raw.counts), *one.shape[1:], dtype=one.dtype)
+        for one in raw.record(0)[:4]
+    ]
+
+    def run() -> None:
+        for first in range(0, len(order), _BATCH):
+            items = order[first : first + _BATCH]
+            length = max(raw.counts[i] for i in items)
+            for turn, i in enumerate(items):
+                n, start = raw.counts[i], turn * length
+                for column, field in zip(columns, raw.record(i)[:4], strict=True):
+                    column[start : start + n] = field
+                    column[start + n : start + length] = 0
 
     return run

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench_store_parts.large_index import large_store, synthetic_key
 from bench_store_parts.report import report
@@ -18,7 +19,8 @@ _STEPS = {
     "open": "`TokenCache(path)`, `len`, one look-up",
     "read": "the same, and one record read",
     "select": "the same as open, and `select()`",
-    "committed": "`CacheWriter(path)`, `committed()`",
+    "committed": "`CacheWriter(path)`, `committed()`, one look-up",
+    "planned": "the same, and every record looked up and its source compared",
 }
 
 
@@ -65,15 +67,33 @@ def child_open(step: str, path: Path, count: int) -> None:
         assert cache.info(key).num_tokens
         return cache
 
-    def committed() -> None:
-        with CacheWriter(path, identity={"sample": {"name": "uniform"}}) as writer:
-            assert len(writer.committed()) == count
+    def committed() -> tuple[CacheWriter, Any]:
+        writer = CacheWriter(path, identity={"sample": {"name": "uniform"}})
+        done = writer.committed()
+        assert len(done) == count
+        assert key in done
+        return writer, done
+
+    def planned() -> object:
+        writer, done = committed()
+        source = done[key]
+        assert source is not None
+        assert all(source.matches(done.get(synthetic_key(i))) for i in range(count))
+        return writer, done
+
+    def more(then: Callable[[TokenCache], object]) -> Callable[[], object]:
+        def run() -> object:
+            cache = opened()
+            return cache, then(cache)  # both count as memory
+
+        return run
 
     steps: dict[str, Callable[[], object]] = {
         "open": opened,
-        "read": lambda: opened()[key],
-        "select": lambda: opened().select(),
+        "read": more(lambda cache: cache[key]),
+        "select": more(lambda cache: cache.select()),
         "committed": committed,
+        "planned": planned,
     }
     before = memory_mb("VmRSS")
     started = time.perf_counter()

@@ -48,7 +48,7 @@ def bench_precision(options: argparse.Namespace, folder: Path) -> None:
         rows,
         "Bytes on disk relative to bfloat16; speed of `get_many(keys, out=...)` in random order, "
         "hashes checked, tokens handed out as bfloat16, relative to the store of bfloat16 and to "
-        "`raw` (see random reads) in the same round (more is faster); one thread, warm, random "
+        "`raw` (see random reads) in the same round (more is faster); warm, random "
         f"normals (real features compress alike); medians of {options.rounds} interleaved rounds.",
     )
 

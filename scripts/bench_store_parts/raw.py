@@ -15,11 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["META_BYTES", "RawRecord", "RawStore", "write_raw"]
+__all__ = ["META_BYTES", "RawRecord", "RawStore", "Record", "write_raw"]
 
 META_BYTES = 128
 _GEOMETRY = 4 * (3 + 2 + 1)
 """Bytes of positions, spans and mass of one token."""
+
+
+class Record(NamedTuple):
+    """One record to be written; its tensors are contiguous."""
+
+    key: str
+    tokens: Tensor  # [N, D] bfloat16
+    positions: Tensor  # [N, 3] float32
+    spans: Tensor  # [N, 2] float32
+    mass: Tensor  # [N] float32
 
 
 class RawRecord(NamedTuple):
@@ -32,24 +42,24 @@ class RawRecord(NamedTuple):
     meta: Tensor  # [128] uint8
 
 
-def write_raw(folder: Path, records: Iterable[tuple[str, Tensor, Tensor]], dim: int) -> None:
+def write_raw(folder: Path, records: Iterable[Record], dim: int) -> None:
     """Append records to a flat file, then sync it: the least that any writer must do.
 
     Args:
         folder: made if it is not there.
-        records: key, tokens [N, dim] bfloat16, geometry [N, 6] float32.
+        records: what to write.
         dim: width of the tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys, counts, offsets = [], [], [0]
     fd = os.open(folder / "data", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        for key, tokens, geometry in records:
-            parts = _parts(tokens, geometry, {"key": key})
+        for record in records:
+            parts = _parts(record)
             done = os.writev(fd, parts)
             assert done == sum(map(len, parts)), "a short write"
-            keys.append(key)
-            counts.append(len(tokens))
+            keys.append(record.key)
+            counts.append(len(record.tokens))
             offsets.append(offsets[-1] + done)
         np.savez(folder / "index.npz", keys=keys, counts=counts, offsets=offsets, dim=dim)
         os.fsync(fd)
@@ -57,11 +67,10 @@ def write_raw(folder: Path, records: Iterable[tuple[str, Tensor, Tensor]], dim: 
         os.close(fd)
 
 
-def _parts(tokens: Tensor, geometry: Tensor, meta: dict[str, str]) -> list[memoryview]:
-    about = json.dumps(meta).encode()
+def _parts(record: Record) -> list[memoryview]:
+    about = json.dumps({"key": record.key}).encode()
     assert len(about) <= META_BYTES
-    columns = (tokens, geometry[:, :3], geometry[:, 3:5], geometry[:, 5])
-    parts = [c.contiguous().reshape(-1).view(torch.uint8).numpy().data for c in columns]
+    parts = [tensor.view(-1).view(torch.uint8).numpy().data for tensor in record[1:]]
     return [*parts, memoryview(about.ljust(META_BYTES))]
 
 

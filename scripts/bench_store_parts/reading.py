@@ -41,7 +41,7 @@ def bench_read(options: argparse.Namespace, folder: Path) -> None:
         "around each page it lacks, which pays when every record is wanted and all of them fit "
         "into memory, and costs when they do not (one in 4). "
         f"large: {options.large} records of 196 to 1568 x 1152, small: {options.small} of 64 x "
-        f"768, bfloat16; all of them in random order a round, one thread; medians of "
+        f"768, bfloat16; all of them in random order a round; medians of "
         f"{options.rounds} interleaved rounds.",
     )
 

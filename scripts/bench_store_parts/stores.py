@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from bench_store_parts.raw import write_raw
+from bench_store_parts.raw import Record, write_raw
 from bench_store_parts.synthetic import Size, records
 from vidcomp.store import CacheWriter, SourceId
 from vidcomp.types import Grid, VideoTokens
@@ -44,17 +42,13 @@ class Corpus:
         return keys
 
 
-def videos(items: Iterable[tuple[str, Tensor, Tensor]]) -> Iterator[tuple[str, VideoTokens]]:
+def videos(items: Iterable[Record]) -> Iterator[tuple[str, VideoTokens]]:
     """Key and video of each record."""
-    for key, tokens, geometry in items:
+    for key, tokens, positions, spans, mass in items:
         yield (
             key,
             VideoTokens(
-                tokens=tokens,
-                positions=geometry[:, :3].contiguous(),
-                spans=geometry[:, 3:5].contiguous(),
-                mass=geometry[:, 5].contiguous(),
-                grid=Grid(8, 14, 14),
+                tokens=tokens, positions=positions, spans=spans, mass=mass, grid=Grid(8, 14, 14)
             ),
         )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+
+from bench_store_parts.raw import Record
 
 __all__ = ["Size", "records", "sizes"]
 
@@ -35,9 +36,11 @@ def sizes(num_large: int, num_small: int, chosen: str = "both") -> list[Size]:
     return [size for size in both if chosen in (size.name, "both")]
 
 
-def records(size: Size) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Key, tokens [N, D] bfloat16 and geometry [N, 6] float32 of each record: random normals."""
+def records(size: Size) -> Iterator[Record]:
+    """All records: random normals."""
     for i, (key, n) in enumerate(zip(size.keys(), size.counts(), strict=True)):
         g = torch.Generator().manual_seed(i)
         tokens = torch.randn(n, size.dim, generator=g).to(torch.bfloat16)
-        yield key, tokens, torch.rand(n, 6, generator=g)
+        yield Record(
+            key, tokens, *(torch.rand(n, *width, generator=g) for width in ((3,), (2,), ()))
+        )
