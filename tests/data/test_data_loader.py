@@ -267,6 +267,14 @@ def test_what_cannot_be_is_said_at_once(cache, tmp_path):
         TokenLoader(tmp_path / "gone", 1)
 
 
+def test_a_video_over_the_limit_is_named(cache):
+    loader = TokenLoader(cache, tokens_per_batch=3)
+    with pytest.raises(ConfigError, match="at most 3 tokens, but 'clip03' alone has 4"):
+        next(iter(loader))
+    assert not readers()
+    assert len(list(TokenLoader(cache, tokens_per_batch=3, allow_long=True))) > 8
+
+
 # Lifetimes
 
 

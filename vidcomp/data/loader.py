@@ -218,12 +218,13 @@ class _Batches(Iterator[Any]):
         loader = self._loader
         skip = loader.on_error == "skip"
         self._read = partial(_read, loader.dataset, loader._memory, loader.padded, skip)
+        run = loader.sampler.begin()  # may refuse, before there are threads
+        self._num_steps = len(run.share)
         self._crew = Crew(self._read, loader.num_threads)
         self._tasks: deque[Task[_Read]] = deque()
         self._ahead = loader.prefetch if loader.num_threads else 0
         self._submitted = 0
-        self._run = loader.sampler.begin()
-        self._num_steps = len(self._run.share)
+        self._run = run
 
     def _take(self) -> Any:
         run = self._run
