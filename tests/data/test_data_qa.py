@@ -67,10 +67,10 @@ MORE = [
 
 def test_missing_videos_are_counted_and_named(cache, caplog):
     problem = (
-        r"no record for 4 of the videos that 5 of 6 examples are about "
-        r"\('gone1', 'gone2', 'gone3', \.\.\.\)"
+        r"lacks 4 of the 5 videos asked about \('gone1', 'gone2', 'gone3', \.\.\.\), "
+        r"and so 5 of 6 examples"
     )
-    with pytest.raises(StoreMissError, match=problem + ": extract them"):
+    with pytest.raises(StoreMissError, match=problem + ": extract those"):
         QADataset(cache, MORE)
     with caplog.at_level(logging.WARNING):
         dataset = QADataset(cache, MORE, missing="skip")

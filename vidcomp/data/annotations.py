@@ -6,8 +6,9 @@ models take it (``messages``: turns of ``role`` and ``content``).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -168,31 +169,29 @@ def _examples(row: _Row, columns: _Columns) -> Iterator[QAExample]:
     cells = row.cells
     extra = {name: value for name, value in cells.items() if name not in columns}
     start_s, end_s = _range(cells, columns)
-    name = "" if columns.id is None else _one(cells.get(columns.id))
-    base = QAExample(
-        key=_text(cells, columns.key),
-        question="",
-        id=name or str(row.number),
-        start_s=start_s,
-        end_s=end_s,
-        extra=extra,
+    make = partial(
+        QAExample, key=_text(cells, columns.key), start_s=start_s, end_s=end_s, extra=extra
     )
+    name = "" if columns.id is None else _one(cells.get(columns.id))
+    name = name or str(row.number)
     talk = cells.get(columns.question)
     if is_conversation(talk):
         extra[columns.question] = talk  # as it was, with what is cut out of questions
-        yield from _conversation(base, pairs(talk))
+        yield from _conversation(make, name, pairs(talk))
     else:
         answers = () if columns.answer is None else _texts(cells.get(columns.answer))
-        yield replace(base, question=_text(cells, columns.question), answers=answers)
+        yield make(id=name, question=_text(cells, columns.question), answers=answers)
 
 
-def _conversation(base: QAExample, said: Sequence[tuple[str, str | None]]) -> Iterator[QAExample]:
+def _conversation(
+    make: Callable[..., QAExample], name: str, said: Sequence[tuple[str, str | None]]
+) -> Iterator[QAExample]:
     """An example for each question, after those before it."""
     history: tuple[tuple[str, str], ...] = ()
     for turn, (question, answer) in enumerate(said, start=1):
-        name = base.id if len(said) == 1 else f"{base.id}#{turn}"
         answers = () if answer is None else (answer,)
-        yield replace(base, question=question, answers=answers, id=name, history=history)
+        turn_id = name if len(said) == 1 else f"{name}#{turn}"
+        yield make(id=turn_id, question=question, answers=answers, history=history)
         history += ((question, answer or ""),)
 
 
@@ -213,6 +212,8 @@ def _one(value: object) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     """A cell as texts; ids that a table holds as numbers are texts, too."""
+    if isinstance(value, str):
+        return (value,) if value else ()
     values = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(one, list | tuple | dict) for one in values):
         raise ConfigError(f"text or a list of texts is wanted, got {value!r}: write it flat")

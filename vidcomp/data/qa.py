@@ -69,10 +69,10 @@ class QADataset(CachedTokenDataset):
         self.missing = tuple(joined.missing)
         self.num_skipped = len(annotations) - len(joined.examples)
         if self.missing:
-            problem = _lacking(opened, len(annotations), joined)
+            problem = _lacking(opened, annotations, joined)
             if missing == "raise":
-                raise StoreMissError(f"{problem}: extract them, or pass missing='skip'")
-            _log.warning("%s: they are left out", problem)
+                raise StoreMissError(f"{problem}: extract those videos, or pass missing='skip'")
+            _log.warning("%s, which are left out", problem)
         self.examples = joined.examples
         self._ranges = joined.ranges
         super().__init__(opened, joined.keys)
@@ -204,12 +204,13 @@ def _find(matcher: KeyMatcher, name: str, part: _Range) -> tuple[list[str], bool
     return (own, False) if own else (matcher.find(name), True)
 
 
-def _lacking(cache: TokenCache, num_examples: int, joined: _Joined) -> str:
+def _lacking(cache: TokenCache, examples: Sequence[QAExample], joined: _Joined) -> str:
+    num_videos = len({example.key for example in examples})
     names = [_unclear(name, joined.unclear.get(name)) for name in list(joined.missing)[:3]]
     more = ", ..." if len(joined.missing) > 3 else ""
     return (
-        f"{cache.path} has no record for {len(joined.missing)} of the videos that "
-        f"{joined.missing.total()} of {num_examples} examples are about ({', '.join(names)}{more})"
+        f"{cache.path} lacks {len(joined.missing)} of the {num_videos} videos asked about "
+        f"({', '.join(names)}{more}), and so {joined.missing.total()} of {len(examples)} examples"
     )
 
 
