@@ -22,7 +22,15 @@ from vidcomp.types import Grid
 
 WRITERS = [letter * 32 for letter in "abc"]
 LAYOUTS = [
-    Layout((Field("mass", "F32", ("N",)), Field("tokens", "BF16", ("N", dim)))) for dim in (4, 8)
+    Layout(
+        (
+            Field("spans", "F32", ("N", 2)),
+            Field("positions", "F32", ("N", 3)),
+            Field("mass", "F32", ("N",)),
+            Field("tokens", "BF16", ("N", dim)),
+        )
+    )
+    for dim in (4, 8)
 ]
 
 

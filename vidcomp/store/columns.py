@@ -7,7 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import ALIGN, FORMAT_VERSION, is_commit
+from vidcomp.store.format import (
+    ALIGN,
+    FORMAT_VERSION,
+    MAX_GENERATION,
+    MAX_PATCHES,
+    is_commit,
+    unescape,
+)
 from vidcomp.store.header import (
     Header,
     build_header,
@@ -77,6 +84,8 @@ COLUMNS = {
 """In the order of their bytes: larger elements first, so all are aligned."""
 
 _COUNTS = ("offset", "num_tokens", "grid", "nnz", "packed")
+_MOST_ALIKE = 1000
+"""Keys with the hash of another one: an index has none, unless somebody made it slow on purpose."""
 
 
 def blob(items: Sequence[bytes]) -> tuple[Array, Array]:
@@ -145,6 +154,7 @@ def check_columns(
     shards, writers, layouts = tables
     n = len(columns["key_hash"])
     live = (columns["flags"] & 1) == 0
+    generation = columns["generation"]
     problems = {
         "names that are no commits": not all(map(_is_commit, (*shards, *covers))),
         "names that are no writers": not all(_is_commit(f"{w}-000000") for w in writers),
@@ -154,10 +164,12 @@ def check_columns(
     }
     if not any(problems.values()):
         problems |= {
-            "keys out of order": bool((columns["key_hash"][1:] < columns["key_hash"][:-1]).any()),
             "keys outside of their text": not _is_cut(columns["key_end"], columns["keys"], True),
             "sources outside of their text": not _is_cut(
                 columns["content_end"], columns["contents"], False
+            ),
+            "generations no record can have": bool(
+                ((generation < 0) | (generation >= MAX_GENERATION)).any()
             ),
             "writers it does not list": bool((columns["writer"] >= len(writers)).any()),
             "shards it does not list": bool((columns["shard"][live] >= len(shards)).any()),
@@ -167,11 +179,55 @@ def check_columns(
                 or (columns["nbytes"][live] % ALIGN != 0).any()
                 or (columns["nbytes"][live] < ALIGN).any()
                 or any((columns[c] < 0).any() for c in _COUNTS)
+                or (columns["grid"].prod(axis=1, dtype=np.float64) >= MAX_PATCHES).any()
+            ),
+        }
+    if not any(problems.values()):
+        problems |= {
+            "keys out of order": not _is_sorted(columns),
+            "keys that are no texts": not _are_texts(columns["keys"], columns["key_end"], True),
+            "sources that are no texts": not _are_texts(
+                columns["contents"], columns["content_end"], False
             ),
         }
     for problem, is_there in problems.items():
         if is_there:
             raise StoreCorruptError(f"{what} has {problem}: run verify, then restore it")
+
+
+def _is_sorted(columns: Mapping[str, Array]) -> bool:
+    """Whether rows are sorted by hash, then by key, and no key is there twice."""
+    hashes, ends, keys = (columns[name] for name in ("key_hash", "key_end", "keys"))
+    if (hashes[1:] < hashes[:-1]).any():
+        return False
+    alike = np.flatnonzero(hashes[1:] == hashes[:-1]).tolist()
+    if len(alike) > _MOST_ALIKE:
+        return False
+    for i in alike:
+        first, middle, last = int(ends[i - 1]) if i else 0, int(ends[i]), int(ends[i + 1])
+        if keys[first:middle].tobytes() >= keys[middle:last].tobytes():
+            return False
+    return True
+
+
+def _are_texts(data: Array, ends: Array, escaped: bool) -> bool:
+    """Whether each piece is UTF-8, and text still when it is unescaped."""
+    raw = data.tobytes()
+    if raw.isascii() and not (escaped and b"%" in raw):
+        return True
+    starts = ends[:-1]
+    inner = data[starts[starts < len(data)]]
+    try:
+        raw.decode()
+        if not raw.isascii() and ((inner & 0xC0) == 0x80).any():  # a character is cut in two
+            return False
+        if escaped:
+            rows = np.unique(np.searchsorted(ends, np.flatnonzero(data == ord("%")), "right"))
+            for i in rows.tolist():
+                unescape(raw[int(ends[i - 1]) if i else 0 : int(ends[i])].decode())
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_commit(name: object) -> bool:

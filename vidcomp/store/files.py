@@ -2,12 +2,13 @@
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vidcomp.errors import StoreError
+from vidcomp.errors import StoreCorruptError, StoreError
 
 __all__ = [
     "TEMPORARY",
@@ -15,6 +16,7 @@ __all__ = [
     "create_once",
     "explained",
     "list_names",
+    "open_file",
     "read_file",
     "replace_file",
     "sync_folder",
@@ -71,22 +73,74 @@ def explained(wanted: str) -> Iterator[None]:
 
 
 def list_names(folder: Path, suffix: str) -> list[str]:
-    """Sorted names in ``folder`` that end with ``suffix``, without it; hidden ones left out."""
+    """Sorted names in ``folder`` that end with ``suffix``, without it; hidden ones left out.
+
+    So are links that lead nowhere: their files are as lost as if they had no name.
+    """
     try:
-        names = [path.name for path in folder.iterdir()]
+        with os.scandir(folder) as found:
+            return sorted(
+                entry.name.removesuffix(suffix)
+                for entry in found
+                if entry.name.endswith(suffix)
+                and not entry.name.startswith(".")
+                and not (entry.is_symlink() and not Path(entry).exists())
+            )
     except FileNotFoundError:
         return []
-    return sorted(
-        name.removesuffix(suffix)
-        for name in names
-        if name.endswith(suffix) and not name.startswith(".")
+
+
+def open_file(path: Path, *, write: bool = False) -> int:
+    """A descriptor of a file.
+
+    Args:
+        path: of the file.
+        write: for writing too; a link is then refused, as it may lead out of the store.
+
+    Raises:
+        StoreCorruptError: it is a folder, a pipe (which would be waited for), or another thing.
+        OSError: it cannot be opened.
+    """
+    names = ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK", *(["O_NOFOLLOW"] if write else []))
+    flags = os.O_RDWR if write else os.O_RDONLY
+    for name in names:
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        fd = -1
+    if fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    if fd >= 0:
+        os.close(fd)
+    raise StoreCorruptError(
+        f"{path} should be a file of a token cache, but is a folder, a link, a pipe or a device: "
+        f"remove it, then run verify"
     )
 
 
-def read_file(path: Path) -> bytearray:
-    """All bytes of a small file, in a buffer that may be viewed by tensors."""
-    with path.open("rb", buffering=0) as file:
-        data = bytearray(os.fstat(file.fileno()).st_size)
+def read_file(path: Path, most: int | None = None) -> bytearray:
+    """All bytes of a small file, in a buffer that may be viewed by tensors.
+
+    Args:
+        path: of the file.
+        most: bytes that such a file can have.
+
+    Raises:
+        StoreCorruptError: it is no file, or a larger one.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(open_file(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            data = _zeros(size, most)
+        except MemoryError as error:
+            raise StoreCorruptError(
+                f"{path} has {size} bytes, more than such a file can have or this machine has "
+                f"memory for: run verify"
+            ) from error
         view, done = memoryview(data), 0
         while done < len(data):
             count = file.readinto(view[done:])
@@ -151,6 +205,12 @@ def write_all(fd: int, parts: Sequence[memoryview | bytes | bytearray], offset: 
         if count:
             pending[0] = pending[0][count:]
     return offset
+
+
+def _zeros(size: int, most: int | None) -> bytearray:
+    if most is not None and size > most:
+        raise MemoryError(f"{size} bytes, at most {most}")
+    return bytearray(size)
 
 
 def _restored(kind: type[AdvisedError], number: int, reason: str, advice: str) -> AdvisedError:

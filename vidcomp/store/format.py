@@ -18,8 +18,11 @@ __all__ = [
     "DTYPE_NAMES",
     "FEATURES",
     "FORMAT_VERSION",
+    "MAX_DIMS",
+    "MAX_GENERATION",
     "MAX_HEADER_BYTES",
     "MAX_KEY_BYTES",
+    "MAX_PATCHES",
     "Bytes",
     "check_stamp",
     "digest",
@@ -44,8 +47,17 @@ ALIGN = 64
 MAX_HEADER_BYTES = 100_000_000
 """The largest JSON header that safetensors accepts."""
 
+MAX_DIMS = 32
+"""Of a tensor; a writer refuses more, as a reader does."""
+
 MAX_KEY_BYTES = 65_536
 """Of an escaped key."""
+
+MAX_GENERATION = 1 << 62
+"""Generations are smaller, so that there is always a next one."""
+
+MAX_PATCHES = 1 << 62
+"""Grids have fewer, so that numbers of patches fit an index."""
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -70,7 +82,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _UNSAFE = re.compile("[%\x00-\x1f\x7f\ud800-\udfff]")
 _ESCAPED = re.compile(b"%([0-9A-F]{2})")
-_COMMIT = re.compile(r"[0-9a-f]{32}-\d{6,12}")
+_COMMIT = re.compile(r"[0-9a-f]{32}-[0-9]{6,12}")
 _ZEROS = b"0" * 16
 
 Bytes: TypeAlias = bytes | bytearray | memoryview

@@ -10,6 +10,7 @@ from vidcomp.store.format import (
     ALIGN,
     DTYPES,
     FORMAT_VERSION,
+    MAX_DIMS,
     MAX_HEADER_BYTES,
     check_stamp,
     stamp,
@@ -28,6 +29,10 @@ __all__ = [
 
 PREFIX = b'{"__metadata__":{"check":"'
 _PLACEHOLDER = "0" * 16
+_UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
+"""What parsing JSON of any content can raise."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time
 
 
@@ -48,9 +53,9 @@ class Header(NamedTuple):
         """
         try:
             return json.loads(self.metadata[name])
-        except (KeyError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError, RecursionError, MemoryError) as error:
             raise StoreCorruptError(
-                f"{what} has no readable {name!r} in its header ({error}): run verify"
+                f"{what} has no readable {name!r} in its header ({error!s:.200}): run verify"
             ) from error
 
 
@@ -133,11 +138,13 @@ def parse_header(data: bytes | bytearray, kind: str, size: int, what: str) -> He
         metadata = raw.pop("__metadata__")
         if metadata["kind"] != kind or not 1 <= int(metadata["format"]) <= FORMAT_VERSION:
             raise ValueError(f"{metadata['kind']} of format {metadata['format']}")
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that are no texts")
         entries = {name: _entry(value) for name, value in raw.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise StoreCorruptError(
-            f"{what} has no header of a {kind} of format {FORMAT_VERSION} or older ({error}): "
-            f"restore it, or read it with a newer vidcomp"
+            f"{what} has no header of a {kind} of format {FORMAT_VERSION} or older "
+            f"({error!s:.200}): restore it, or read it with a newer vidcomp"
         ) from error
     _check_tiling(entries, size - data_start, what)
     return Header(metadata, entries, data_start)
@@ -145,8 +152,13 @@ def parse_header(data: bytes | bytearray, kind: str, size: int, what: str) -> He
 
 def _entry(value: Any) -> tuple[str, list[int], int, int]:
     dtype, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in DTYPES or not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
-        raise ValueError(f"tensor {value}")
+    if (
+        dtype not in DTYPES
+        or not isinstance(shape, list)
+        or len(shape) > MAX_DIMS
+        or not all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, stop))
+    ):
+        raise ValueError(f"a tensor of {dtype!s:.20} and {shape!s:.80}")
     return dtype, shape, start, stop
 
 
@@ -163,7 +175,7 @@ def _check_tiling(
             count *= n
         if start != end or stop - start != count:
             raise StoreCorruptError(
-                f"{what} places {name!r} at bytes {start} to {stop}, expected {end} to "
+                f"{what} places {name[:80]!r} at bytes {start} to {stop}, expected {end} to "
                 f"{end + count}: run verify"
             )
         end = stop

@@ -74,6 +74,8 @@ class Table:
         layouts = header.json("layouts", what)
         if not isinstance(layouts, list):
             raise StoreCorruptError(f"{what} has no list of layouts: run verify")
+        if not all(isinstance(value, list) for value in lists.values()):
+            raise StoreCorruptError(f"{what} has no lists of commits and writers: run verify")
         table = cls(
             header.metadata.get("store", ""),
             **{name: tuple(value) for name, value in lists.items()},

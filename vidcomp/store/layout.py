@@ -6,6 +6,7 @@ B entries of the block checks.
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import DTYPES, unescape
+from vidcomp.store.format import DTYPES, MAX_DIMS, unescape
 from vidcomp.types import Grid
 
 __all__ = ["BLOCK_ROWS", "Counts", "Field", "Layout", "Place", "Places", "view_bytes"]
@@ -29,6 +30,21 @@ _BLOCKS, _SCALE, _SPANS = "blocks", "tokens.scale", "spans"
 _PACKED = "tokens.zstd"
 """What the compressed bytes of the tokens are called in a file's header."""
 _PACKED_TYPES = frozenset(f"Z{name}" for name in DTYPES)
+_UNSIGNED = ("U8", "U16", "U32", "U64")
+_KNOWN: dict[str, tuple[tuple[str, ...], tuple[int | str, ...]]] = {
+    _BLOCKS: (("U64",), ("B",)),
+    _SPANS: (("F32",), ("N", 2)),
+    "positions": (("F32",), ("N", 3)),
+    "mass": (("F32",), ("N",)),
+    "assign": (_UNSIGNED, ("P",)),
+    "weights.index": (_UNSIGNED, (2, "Z")),
+    "weights.value": (("F32",), ("Z",)),
+}
+"""Types and shape of the fields that have but one."""
+_NEEDED = frozenset({"tokens", "positions", _SPANS, "mass"})
+_MAX_TEXT = 1 << 20
+_MAX_ROW = 1 << 48
+"""Elements of a row."""
 _BASE_ORDER = (
     _BLOCKS, _SPANS, _SCALE, "weights.index", "weights.value", "assign", "positions", "mass",
     "tokens",
@@ -145,11 +161,23 @@ class Layout:
         """
         try:
             return _parse(json.dumps(data, separators=(",", ":")))
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise StoreCorruptError(
-                f"a record's layout must list names, types and shapes, got {str(data)[:80]} "
-                f"({error}): run verify"
+                f"a record's layout must list names, types and shapes, got {reprlib.repr(data)} "
+                f"({error!s:.200}): run verify"
             ) from error
+
+    def check(self) -> None:
+        """Refuse fields that do not go together, or not as the format says.
+
+        Raises:
+            ValueError: the first thing that cannot be.
+        """
+        if len(self.text) > _MAX_TEXT:
+            raise ValueError(f"{len(self.text)} characters, at most {_MAX_TEXT}")
+        for field in self.fields:
+            _check_field(field)
+        _check_together(self.fields)
 
     def places(self, counts: Counts) -> Places:
         """Where the tensors of a record of these counts lie."""
@@ -283,38 +311,56 @@ def _shared(fields: tuple[Field, ...]) -> Layout:
 
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Layout:
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"{len(text)} characters, at most {_MAX_TEXT}")
     fields = []
     for name, dtype, shape in json.loads(text):
-        if not isinstance(name, str) or "/" in name or not isinstance(shape, list):
-            raise ValueError(f"{name!r} of shape {shape!r}")
-        # Only tokens may be compressed: one length a record is all that an index has.
-        if dtype not in DTYPES and (name != "tokens" or dtype not in _PACKED_TYPES):
-            raise ValueError(f"{name!r} of type {dtype!r}")
-        for n in shape:
-            if not (n in _SYMBOLS if isinstance(n, str) else type(n) is int and n >= 0):
-                raise ValueError(f"{n!r} in the shape of {name!r}")
+        if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
+            raise TypeError("a field is a name, a type and a shape")
         fields.append(Field(name, dtype, tuple(shape)))
-    _check(fields)
-    return _shared(tuple(fields))
+    layout = _shared(tuple(fields))
+    layout.check()
+    return layout
 
 
-def _check(fields: Sequence[Field]) -> None:
+def _check_field(field: Field) -> None:
+    """Refuse a field that no record can have."""
+    name, dtype, shape = field
+    # Only tokens may be compressed: one length a record is all that an index has.
+    if dtype not in DTYPES and (name != "tokens" or dtype not in _PACKED_TYPES):
+        raise ValueError(f"{name[:80]!r} of type {dtype[:20]!r}")
+    wanted = _KNOWN.get(name)
+    if wanted is not None and not (dtype in wanted[0] and shape == wanted[1]):
+        raise ValueError(f"{name!r} of type {dtype!r} and shape {shape!r:.80}")
+    first = {"extras.": "N", "frame.": "T"}.get(name[: name.find(".") + 1])
+    if first is not None and shape[:1] != (first,):
+        raise ValueError(f"{name[:80]!r} of shape {shape!r:.80}")
+    if "/" in name or len(shape) > MAX_DIMS:
+        raise ValueError(f"{name[:80]!r} with {len(shape)} dimensions")
+    unescape(name)
+    numbers = [n for n in shape if not (isinstance(n, str) and n in _SYMBOLS)]
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"{name[:80]!r} of shape {shape!r:.80}")
+    # Of an empty tensor, too: torch multiplies what is not zero.
+    if math.prod(max(1, int(n)) for n in numbers) > _MAX_ROW:
+        raise ValueError(f"{name[:80]!r} has rows of shape {shape[1:]!r:.80}")
+    if field.has_rows and len(numbers) != len(shape) - 1:
+        raise ValueError(f"{name[:80]!r} has rows of unknown size")
+
+
+def _check_together(fields: Sequence[Field]) -> None:
     """Refuse fields that do not go together."""
     named = {field.name: field for field in fields}
-    tokens = named.get("tokens")
-    if tokens is None or len(named) < len(fields) or _PACKED in named:
-        raise ValueError("tokens missing, or a name twice")
-    if not tokens.has_rows or not all(isinstance(n, int) for n in tokens.shape[1:]):
-        raise ValueError(f"tokens of shape {tokens.shape}")
+    if len(named) < len(fields) or _PACKED in named or not named.keys() >= _NEEDED:
+        raise ValueError(f"a name twice, or one of {sorted(_NEEDED - named.keys())} missing")
+    tokens, scale = named["tokens"], named.get(_SCALE)
     width = tokens.shape[1:]
-    scale, blocks = named.get(_SCALE), named.get(_BLOCKS)
-    if scale is not None and (
-        scale[1:] != ("F32", width) or tokens.dtype not in ("I8", "ZI8") or len(width) != 1
-    ):
-        raise ValueError(f"scales {scale[1:]} of tokens {tokens[1:]}")
-    if blocks is not None and (
-        blocks[1:] != ("U64", ("B",))
-        or tokens.is_packed
-        or named.get(_SPANS, blocks)[1:] != ("F32", ("N", 2))
-    ):
-        raise ValueError("block checks of other fields")
+    if not tokens.has_rows or len(width) != (tokens.torch_dtype.is_floating_point or bool(scale)):
+        raise ValueError(f"tokens of {tokens.dtype} and shape {tokens.shape!r:.80}")
+    if scale is not None and (scale[1:] != ("F32", width) or tokens.dtype not in ("I8", "ZI8")):
+        raise ValueError(f"scales {scale[1:]!r:.80} of tokens {tokens[1:]!r:.80}")
+    if _BLOCKS in named and tokens.is_packed:
+        raise ValueError("block checks of compressed tokens")
+    index, value = (f"weights.{part}" in named for part in ("index", "value"))
+    if index != value or (index and "assign" in named):
+        raise ValueError("half of soft provenance, or both kinds of it")

@@ -8,13 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.files import create_once, list_names, read_file, replace_file, sync_folder
+from vidcomp.store.files import (
+    create_once,
+    list_names,
+    open_file,
+    read_file,
+    replace_file,
+    sync_folder,
+)
 
 __all__ = ["FOLDERS", "LocalStorage", "OpenFile"]
 
 FOLDERS = ("shards", "deltas", "index", "wal")
 
 _MOST_PIECES = 512
+_MOST_BYTES = 1 << 30
+"""Of a file that is read whole; snapshots may be larger."""
 
 
 class LocalStorage:
@@ -49,11 +58,19 @@ class LocalStorage:
         return (self._root / name).stat().st_size
 
     def read(self, name: str) -> bytearray:
-        """All bytes of a file, in a buffer that may be viewed by tensors."""
-        return read_file(self._root / name)
+        """All bytes of a file, in a buffer that may be viewed by tensors.
+
+        Raises:
+            StoreCorruptError: it is no file, or one of absurd size.
+        """
+        return read_file(self._root / name, None if name.startswith("index/") else _MOST_BYTES)
 
     def open(self, name: str) -> "OpenFile":
-        """The file open for reading."""
+        """The file open for reading.
+
+        Raises:
+            StoreCorruptError: it is no file.
+        """
         return OpenFile(self._root / name)
 
     def create(self, name: str, data: bytes | bytearray) -> bool:
@@ -91,7 +108,7 @@ class OpenFile:
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._fd = open_file(path)
         self.size = os.fstat(self._fd).st_size
         self._lock = threading.Lock()
 
@@ -140,10 +157,16 @@ class OpenFile:
         """Bytes of a range, in a buffer of their own.
 
         Raises:
-            StoreCorruptError: it ends after the file does.
+            StoreCorruptError: it ends after the file does, or is larger than the memory.
         """
         self._check(offset, nbytes, what)
-        data = np.empty(nbytes, np.uint8).data  # a bytearray would be filled with zeros first
+        try:
+            data = np.empty(nbytes, np.uint8).data  # a bytearray would be filled with zeros first
+        except MemoryError as error:
+            raise StoreCorruptError(
+                f"{what} speaks of {nbytes} bytes in one piece, more than there is memory for: run "
+                f"verify"
+            ) from error
         if self.read_into(data, offset) != nbytes:
             raise StoreCorruptError(f"{what} became shorter while it was read: run verify")
         return data

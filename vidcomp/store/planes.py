@@ -66,9 +66,15 @@ def decode_planes(
     """
     size, count = dtype.itemsize, math.prod(sizes)
     pieces = _cut(data, size, count)
-    planes = [np.frombuffer(_decode_plane(piece, count), np.uint8) for piece in pieces]
-    if out is None:
-        out = torch.empty(*sizes, dtype=dtype)
+    try:
+        if out is None:
+            out = torch.empty(*sizes, dtype=dtype)
+        planes = [np.frombuffer(_decode_plane(piece, count), np.uint8) for piece in pieces]
+    except (MemoryError, RuntimeError) as error:  # torch has only the latter
+        raise StoreCorruptError(
+            f"compressed tokens of {len(data)} bytes would become {count * size}, more than there "
+            f"is memory for: run verify"
+        ) from error
     flat = out.reshape(-1).view(torch.uint8).numpy().view(f"<u{size}")
     for start in range(0, count, _CHUNK):
         part = flat[start : start + _CHUNK]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from vidcomp.errors import ConfigError, StoreCorruptError, StoreMissError
 from vidcomp.store.fetch import Fetcher
-from vidcomp.store.format import escape_key, unescape
+from vidcomp.store.format import escape_key, is_commit, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.memory import Memory
 from vidcomp.store.record import read_meta
 from vidcomp.store.rows import read_rows, read_window
 from vidcomp.store.selection import Selection, read_many, read_one, read_part
+from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage, open_storage
 from vidcomp.store.types import Location, Order, RecordInfo, Row
 from vidcomp.store.view import Pin, View, load_view
@@ -29,6 +30,8 @@ __all__ = ["TokenCache", "open_cache"]
 _log = logging.getLogger(__name__)
 
 _OPEN_FILES = 64
+_MOST_COMMITS = 10_000_000
+"""That a pin may name."""
 _KEEP_BYTES = 64 << 20
 _THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
@@ -334,16 +337,19 @@ def _group(commits: Sequence[str]) -> dict[str, list[int]]:
 def _parse_pin(pin: str) -> Pin:
     try:
         snapshot, groups = json.loads(pin)
-        if not (snapshot is None or isinstance(snapshot, str)):
-            raise TypeError(f"snapshot {snapshot!r}")
-        names = (
-            f"{writer}-{number:06d}"
-            for writer, runs in groups.items()
-            for first, last in zip(runs[::2], runs[1::2], strict=True)
-            for number in range(first, last + 1)
-        )
+        # The names become those of files, so they are held to what such names can be.
+        if not (snapshot is None or is_snapshot(snapshot)):
+            raise ValueError("no such snapshot")
+        names: list[str] = []
+        for writer, runs in groups.items():
+            for first, last in zip(runs[::2], runs[1::2], strict=True):
+                if not 0 <= first <= last or len(names) + last - first > _MOST_COMMITS:
+                    raise ValueError("no such commits")
+                names += [f"{writer}-{number:06d}" for number in range(first, last + 1)]
+        if not all(map(is_commit, names)):
+            raise ValueError("no such commits")
         return snapshot, tuple(names)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"a pin is the text that TokenCache.pin gave, got {pin[:80]!r} ({error}): pass that one"
         ) from error

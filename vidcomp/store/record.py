@@ -12,7 +12,7 @@ from torch import Tensor
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store.blocks import block_checks
-from vidcomp.store.format import ALIGN, DTYPE_NAMES, digest, escape
+from vidcomp.store.format import ALIGN, DTYPE_NAMES, MAX_PATCHES, digest, escape
 from vidcomp.store.layout import Counts, Field, Layout
 from vidcomp.store.planes import decode_planes, encode_planes
 from vidcomp.store.precision import decode_int8, encode_int8
@@ -84,11 +84,19 @@ def pack(
             no JSON, an extra that is to be kept and missing.
         MissingExtraError: tokens are to be compressed, and there is no zstd.
     """
+    if min(video.grid) < 0 or video.grid.num_patches >= MAX_PATCHES:
+        raise StoreError(
+            f"{key!r} has a grid of {tuple(video.grid)} patches, which cannot be stored: check it"
+        )
     tensors = _tensors(key, video, settings)
     compress = settings.codec == "zstd" and tensors["tokens"].numel() > 0
     kinds = tuple((name, t.dtype, t.shape[1:]) for name, t in tensors.items())
     try:
         layout = _layout(kinds, compress, len(video) > 0 and not compress)
+    except ValueError as error:
+        raise StoreError(
+            f"{key!r} has fields or extras that no record can hold ({error}): leave them out"
+        ) from error
     except KeyError as error:
         name = next(name for name, dtype, _ in kinds if dtype == error.args[0])
         raise StoreError(
@@ -182,15 +190,15 @@ def unpack_rest(tensors: Mapping[str, Tensor], layout: Layout, counts: Counts) -
     """The fields of a video that have no row a token: provenance and frame extras.
 
     Raises:
-        StoreCorruptError: soft provenance that points outside of its matrix.
+        StoreCorruptError: provenance that points outside of the tokens or the grid.
     """
-    assign = tensors.get("assign")
+    assign = _assign(tensors, counts.num_tokens)
     try:
         weights = _sparse(tensors, counts.num_tokens, counts.grid.num_patches)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise StoreCorruptError(f"soft provenance is no matrix ({error}): run verify") from error
     return {
-        "assign": None if assign is None else assign.to(torch.int64) - 1,
+        "assign": assign,
         "weights": weights,
         "frame_extras": {name: tensors[field] for field, name in layout.frame_extras},
     }
@@ -263,14 +271,18 @@ def _smallest(values: Tensor, largest: int) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _layout(kinds: tuple[Kind, ...], compress: bool, has_blocks: bool) -> Layout:
-    """The layout of tensors; KeyError: the type of one that cannot be stored."""
+    """The layout of tensors; KeyError: the type of one that cannot be stored; ValueError: fields
+    that no reader would take.
+    """
     fields = [Field("blocks", "U64", ("B",))] if has_blocks else []
     shapes = {**_SHAPES, "tokens.scale": next(row for name, _, row in kinds if name == "tokens")}
     for name, dtype, row in kinds:
         kind = DTYPE_NAMES[dtype]
         shape = shapes.get(name, ("T" if name.startswith("frame.") else "N", *row))
         fields.append(Field(name, f"Z{kind}" if compress and name == "tokens" else kind, shape))
-    return Layout.of(fields)
+    layout = Layout.of(fields)
+    layout.check()
+    return layout
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -297,6 +309,19 @@ def _meta_bytes(
 
 def _source_json(source: SourceId) -> dict[str, Any]:
     return {"size": source.size, "mtime_ns": source.mtime_ns, "content": source.content}
+
+
+def _assign(tensors: Mapping[str, Tensor], num_tokens: int) -> Tensor | None:
+    if "assign" not in tensors:
+        return None
+    assign = tensors["assign"].to(torch.int64) - 1
+    if len(assign):
+        low, high = torch.aminmax(assign)
+        if int(low) < -1 or int(high) >= num_tokens:
+            raise StoreCorruptError(
+                f"a record of {num_tokens} tokens has patches of token {int(high)}: run verify"
+            )
+    return assign
 
 
 def _sparse(tensors: Mapping[str, Tensor], rows: int, columns: int) -> Tensor | None:

@@ -7,7 +7,14 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import ALIGN, FORMAT_VERSION, is_commit, unescape
+from vidcomp.store.format import (
+    ALIGN,
+    FORMAT_VERSION,
+    MAX_GENERATION,
+    MAX_PATCHES,
+    is_commit,
+    unescape,
+)
 from vidcomp.store.header import (
     Header,
     build_header,
@@ -26,6 +33,8 @@ from vidcomp.types import Grid
 __all__ = [
     "FILLER_NBYTES",
     "ShardHeader",
+    "check_generation",
+    "check_key",
     "read_shard_header",
     "record_entries",
     "row_from_json",
@@ -84,13 +93,16 @@ def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Seq
             raise ValueError("a number is none")
         if min(sizes) < 0 or nbytes < ALIGN:
             raise ValueError("a number is too small")
-        if offset % ALIGN or nbytes % ALIGN or not (isinstance(key, str) and key):
-            raise ValueError("a record is not aligned, or has no key")
+        if offset % ALIGN or nbytes % ALIGN or t * h * w >= MAX_PATCHES:
+            raise ValueError("a record is not aligned, or of a grid that cannot be")
+        if not 0 <= int(checksum, 16) < 2**64:
+            raise ValueError("a hash is none")
         source = None if size < 0 else SourceId(size=size, mtime_ns=mtime_ns, content=str(content))
+        str(content).encode()
         counts = Counts(n, Grid(t, h, w), nnz, packed)
         return Row(
-            key,
-            generation,
+            check_key(key),
+            check_generation(generation),
             writers[writer],
             shard,
             offset,
@@ -102,8 +114,32 @@ def row_from_json(data: Any, shard: str, layouts: Sequence[Layout], writers: Seq
         )
     except (TypeError, ValueError, IndexError) as error:
         raise StoreCorruptError(
-            f"shard {shard} has a row that cannot be ({error}): run verify"
+            f"shard {shard} has a row that cannot be ({error!s:.200}): run verify"
         ) from error
+
+
+def check_key(key: object) -> str:
+    """An escaped key as it was found in JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(key, str) or not key:
+        raise ValueError("a key is no text, or empty")
+    key.encode()
+    unescape(key)
+    return key
+
+
+def check_generation(generation: object) -> int:
+    """A generation as it was found in JSON.
+
+    Raises:
+        ValueError: it is none, or there could be no next one.
+    """
+    if type(generation) is not int or not 0 <= generation < MAX_GENERATION:
+        raise ValueError("a generation is none")
+    return generation
 
 
 def record_entries(row: Row, data_start: int) -> list[bytes]:
@@ -224,11 +260,10 @@ def _all_entries(records: Sequence[Row], data_start: int, data_stop: int) -> lis
 def _removed_from_json(data: Any, shard: str, writers: Sequence[str]) -> Row:
     try:
         key, generation, writer = data
-        if not isinstance(key, str) or type(generation) is not int or writer < 0:
-            raise ValueError(str(data)[:80])
-        unescape(key)
-        return Row(key, generation, writers[writer])
+        if type(writer) is not int or writer < 0:
+            raise ValueError("a writer is none")
+        return Row(check_key(key), check_generation(generation), writers[writer])
     except (TypeError, ValueError, IndexError) as error:
         raise StoreCorruptError(
-            f"shard {shard} removes what cannot be a key ({error}): run verify"
+            f"shard {shard} removes what cannot be a key ({error!s:.200}): run verify"
         ) from error

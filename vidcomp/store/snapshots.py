@@ -21,7 +21,7 @@ __all__ = ["Retired", "is_snapshot", "next_number", "publish_index", "read_snaps
 Retired = dict[str, int]
 """Names of commits and snapshots, and when each was replaced, in seconds since 1970."""
 
-_NAME = re.compile(r"\d{16}")
+_NAME = re.compile(r"[0-9]{16}")
 
 
 def is_snapshot(name: str) -> bool:

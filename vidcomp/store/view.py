@@ -179,8 +179,10 @@ def load_commit(storage: Storage, name: str, store: str, damaged: dict[str, str]
     except StoreCorruptError as error:
         damaged[what] = str(error)
     try:
-        rows = read_shard_header(storage.open(shard_name(name)), name).rows
-        return Table.of_rows(store, [name], rows)
+        found = read_shard_header(storage.open(shard_name(name)), name)
+        if found.store.get("id") != store:
+            raise StoreCorruptError(f"shard {name} belongs to another store: remove it")
+        return Table.of_rows(store, [name], found.rows)
     except StoreCorruptError as error:
         damaged[f"shard {name}"] = str(error)
     except FileNotFoundError:
