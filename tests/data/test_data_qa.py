@@ -279,3 +279,34 @@ def test_a_record_of_the_very_range_is_taken_whole(timed):
 def test_ranges_are_part_of_what_a_state_is_of(timed):
     digests = {QADataset(timed[0], [part("a", *r)]).digest for r in [(), (1.0,), (1.0, 2.0)]}
     assert len(digests) == 3
+
+
+# --- page-locked memory ---
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_pinning_copies_all_and_a_shared_video_stays_pinned(cache, monkeypatch, padded):
+    """Loaders call ``pin_memory``; here a plain copy stands in for torch's, which needs a GPU."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x.shape) or x.clone())
+    dataset = QADataset(cache, EXAMPLES)
+    batch = dataset.batch([2, 0], padded=padded)
+    check(batch.pin_memory(), [2, 0], padded)
+    assert batch.tokens.tokens.shape in pinned
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: True)
+    pinned.clear()
+    shared = dataset.batch([2, 7, 0], padded=padded)
+    check(shared, [2, 7, 0], padded)
+    assert shared.tokens.tokens.shape in pinned
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_loader_pins_shared_videos_and_parts_of_them(timed, padded):
+    examples = [part("a"), part("a"), part("a", 2.0, 5.0), part("b")]
+    loader = TokenLoader(QADataset(timed[0], examples), 2, pin_memory=True, padded=padded)
+    for batch in loader:
+        tokens = batch.tokens
+        assert all(t.is_pinned() for t in (tokens.tokens, tokens.positions, tokens.spans))
+        there = batch.to("cuda", non_blocking=True)
+        assert torch.equal(there.tokens.tokens.cpu(), tokens.tokens)

@@ -108,8 +108,8 @@ def _parquet_rows(path: Path, what: str) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError(
-            f"a parquet {what} needs pyarrow, which is not installed: pip install pyarrow, or "
-            f"write the {what} as csv or jsonl"
+            f"a parquet {what} needs pyarrow, which is not installed: pip install "
+            f"'vidcomp[parquet]', or write the {what} as csv or jsonl"
         ) from error
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches():
