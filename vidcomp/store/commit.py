@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vidcomp.store.files import sync_folder, write_all
+from vidcomp.store.files import open_file, sync_folder, write_all
 from vidcomp.store.index import Table
 from vidcomp.store.merge import merge_tables
 from vidcomp.store.shard import shard_header, shard_name
@@ -58,10 +58,12 @@ def seal(
 
     Raises:
         OSError: a step failed; all of them may be repeated.
+        StoreCorruptError: the part is no file of its own.
+        ValueError: the header does not fit before the data.
     """
     part = part_path(storage.wal, name)
     header = shard_header(name, store, rows, *data)
-    fd = os.open(part, os.O_RDWR)
+    fd = open_file(part, write=True)
     try:
         os.ftruncate(fd, data[1])
         write_all(fd, [header], 0)

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.files import TEMPORARY, read_file, write_all
-from vidcomp.store.format import ALIGN, FORMAT_VERSION, hexdigest
+from vidcomp.store.files import TEMPORARY, open_file, read_file, write_all
+from vidcomp.store.format import ALIGN, FORMAT_VERSION, MAX_HEADER_BYTES, hexdigest
 from vidcomp.store.header import dumps
 from vidcomp.store.layout import Layout
-from vidcomp.store.shard import row_from_json, row_text
+from vidcomp.store.shard import check_generation, check_key, row_from_json, row_text
 from vidcomp.store.types import Row
 
 fcntl: ModuleType | None
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 KIND = "vidcomp-journal"
+
+_LEAST_LINE = 18
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ def read(path: Path) -> Journal:
         StoreCorruptError: the first line is not.
         OSError: the file cannot be read.
     """
-    *lines, _ = bytes(read_file(path)).split(b"\n")  # a last line without end is being written
+    data = bytes(read_file(path, MAX_HEADER_BYTES))
+    if data.count(b"\n") > len(data) // _LEAST_LINE + 1:
+        raise StoreCorruptError(f"journal {path.stem} is made of empty lines: remove it")
+    *lines, _ = data.split(b"\n")  # a last line without end is being written
     parsed = [_parse(raw) for raw in lines]
     owner = parsed[0] if parsed else None
     if (
@@ -121,9 +126,10 @@ def read(path: Path) -> Journal:
         or owner.get("kind") != KIND
         or owner.get("name") != path.stem
         or type(start := owner.get("data_start")) is not int
-        or start < ALIGN
+        or not ALIGN <= start <= MAX_HEADER_BYTES + ALIGN
         or start % ALIGN
-        or owner.get("format", 0) > FORMAT_VERSION
+        or type(version := owner.get("format", 0)) is not int
+        or version > FORMAT_VERSION
     ):
         raise StoreCorruptError(
             f"journal {path.stem} does not say what it is: its shard cannot be recovered, remove "
@@ -145,7 +151,7 @@ def claim(path: Path, store: str, *, force: bool = False) -> int | None:
         A descriptor; close it to give the journal back.
     """
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        fd = open_file(path, write=True)
     except FileNotFoundError:
         return None
     try:
@@ -165,7 +171,7 @@ def claim(path: Path, store: str, *, force: bool = False) -> int | None:
 
 def is_locked(path: Path) -> bool:
     """Whether a living writer holds the journal; ``False`` where there are no locks."""
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    fd = open_file(path, write=True)
     try:
         return _lock(fd) is False
     finally:
@@ -223,7 +229,7 @@ def _row(value: Mapping[str, Any], name: str) -> Row | None:
     try:
         if "removed" in value:
             key, generation = value["removed"]
-            return Row(str(key), int(generation), writer)
+            return Row(check_key(key), check_generation(generation), writer)
         return row_from_json(value["row"], name, [Layout.parse(value["layout"])], [writer])
     except (KeyError, TypeError, ValueError, StoreCorruptError):
         return None
@@ -275,7 +281,7 @@ def _is_running(owner: Mapping[str, Any]) -> bool:
         os.kill(int(owner["pid"]), 0)
     except ProcessLookupError:
         return False
-    except (KeyError, ValueError, OSError):
+    except (KeyError, ValueError, TypeError, OverflowError, OSError):
         return True
     return True
 
