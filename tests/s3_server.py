@@ -1,4 +1,4 @@
-"""A real S3 server in a process of its own, and a proxy before it that counts and spoils requests."""
+"""A real S3 server in its own process, and a proxy that counts and spoils the requests to it."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -48,6 +48,7 @@ class S3Server:
 
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.endpoint + path, data=body, method=method)
+        request.add_header("Content-Type", "text/plain")
         request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/x/us-east-1/s3/x")
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read()
@@ -66,7 +67,8 @@ class S3Server:
             self.request("POST", "/moto-api/reset-auth", b"1000000000")
 
     def stop(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(5)
@@ -187,16 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def handle(self) -> None:
-        try:
+        with suppress(ConnectionError):
             super().handle()
-        except ConnectionError:
-            pass
 
     def finish(self) -> None:
-        try:
+        with suppress(ConnectionError, ValueError):
             super().finish()
-        except (ConnectionError, ValueError):
-            pass
 
     def _pass_on(self, fault: Fault | None) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -231,7 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, str, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
             for name, value in self.headers.items():
                 if name.lower() not in ("connection", "expect"):
                     connection.putheader(name, value)
@@ -266,13 +266,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def keys_of(server: S3Server, bucket: str) -> list[str]:
     """All object names of a bucket."""
-    import xml.etree.ElementTree as ElementTree
+    import xml.etree.ElementTree as ET
     from urllib.parse import quote
 
     found: list[str] = []
     token = ""
     while True:
-        page = ElementTree.fromstring(server.request("GET", f"/{bucket}?list-type=2{token}"))
+        page = ET.fromstring(server.request("GET", f"/{bucket}?list-type=2{token}"))
         names = {one.tag.rsplit("}", 1)[-1]: one for one in page}
         found += [
             item.text or ""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import wait
 from functools import partial
+from typing import NoReturn
 
 import xxhash
 
@@ -56,14 +57,8 @@ class Fetcher:
         """
         try:
             file = self._pool.get(place.shard)
-        except FileNotFoundError as error:
-            raise StoreCorruptError(
-                f"{_what(key, place)} is gone: open the cache again if it was compacted, else run "
-                f"verify"
-            ) from error
         except OSError as error:
-            with explained(f"read {_what(key, place)}"):
-                raise error
+            _raise(error, key, place)
         needed = place.layout.places(place.counts).nbytes
         if needed >= place.nbytes or place.offset + place.nbytes > file.size:
             raise StoreCorruptError(
@@ -125,8 +120,11 @@ class Fetcher:
         Raises:
             StoreCorruptError, StoreError: as for the first record that cannot be read.
         """
-        count = self._storage.concurrency if self.is_far else threads
-        count = min(count, len(places), 1 + sum(place.nbytes for place in places) // _SHARE)
+        if self.is_far:  # what a read waits for is not its size
+            count = min(self._storage.concurrency, len(places))
+        else:
+            share = 1 + sum(place.nbytes for place in places) // _SHARE
+            count = min(threads, len(places), share)
         if count > 1:
             parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
             others = [threads_of_ours().submit(self._fill_in_turn, *part) for part in parts[1:]]
@@ -195,12 +193,22 @@ class Fetcher:
         try:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
         except OSError as error:
-            with explained(f"read {_what(key, place)}"):
-                raise error
+            _raise(error, key, place)
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:
     return storage.open(shard_name(name))
+
+
+def _raise(error: OSError, key: str, place: Location) -> NoReturn:
+    """The sentence for a shard that cannot be opened or read: remote ones vanish at any time."""
+    if isinstance(error, FileNotFoundError):
+        raise StoreCorruptError(
+            f"{_what(key, place)} is gone: open the cache again if it was compacted, else run "
+            f"verify"
+        ) from error
+    with explained(f"read {_what(key, place)}"):
+        raise error
 
 
 def _what(key: str, place: Location) -> str:
