@@ -10,6 +10,7 @@ import pytest
 import store_crash_child
 
 from vidcomp.store.compact import compact
+from vidcomp.store.repair import repair
 
 
 def die_in(function, step, *args):
@@ -34,3 +35,8 @@ def compact_now(path):
 def _killed(function, step, *args):
     store_crash_child._die_at(step)
     function(*args)
+
+
+def repair_now(path):
+    """Repair."""
+    repair(path)

@@ -12,11 +12,21 @@ from vidcomp.store.files import explained
 from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, features_of, stamp
 from vidcomp.store.storage import Storage
 
-__all__ = ["Manifest", "create_or_join", "read_manifest"]
+__all__ = [
+    "KIND",
+    "MANIFEST",
+    "Manifest",
+    "create_or_join",
+    "manifest_bytes",
+    "read_manifest",
+    "what_differs",
+]
 
 KIND = "vidcomp-store"
 
-_NAME = "store.json"
+MANIFEST = "store.json"
+"""The file's name."""
+
 _PREFIX = b'{"check":"'
 
 
@@ -95,19 +105,19 @@ def read_manifest(storage: Storage) -> Manifest:
     place = storage.path
     with explained(f"read the token cache {place}"):
         try:
-            data = storage.read(_NAME)
+            data = storage.read(MANIFEST)
         except FileNotFoundError:
             data = None
         is_lost = data is None and bool(storage.names("shards", ".safetensors"))
     if data is None:
         if is_lost:
             raise StoreCorruptError(
-                f"{place} has shards but no {_NAME}: restore it (each shard's header has a copy)"
+                f"{place} has shards but no {MANIFEST}: restore it (each shard's header has a copy)"
             )
         raise StoreMissError(
             f"there is no token cache at {place}: check the path, or extract first"
         )
-    what = f"{place}/{_NAME}"
+    what = f"{place}/{MANIFEST}"
     check_stamp(data, _PREFIX, 0, what)
     try:
         content = json.loads(bytes(data))
@@ -150,30 +160,35 @@ def create_or_join(
     )
     with explained(f"write a token cache at {storage.path}"):
         storage.prepare()
-        if not storage.exists(_NAME) and not storage.names("shards", ".safetensors"):
-            storage.create(_NAME, _file_bytes(wanted))
+        if not storage.exists(MANIFEST) and not storage.names("shards", ".safetensors"):
+            storage.create(MANIFEST, manifest_bytes(wanted.to_json()))
     found = read_manifest(storage)
     _check_same(storage, found, wanted)
     return found
 
 
-def _file_bytes(manifest: Manifest) -> bytearray:
-    text = json.dumps(manifest.to_json(), indent=1)
+def manifest_bytes(content: Mapping[str, Any]) -> bytearray:
+    """``store.json`` of that content, check included."""
+    text = json.dumps(content, indent=1)
     data = bytearray(_PREFIX + b'0000000000000000",' + text[1:].encode() + b"\n")
     stamp(data, len(_PREFIX))
     return data
 
 
-def _check_same(storage: Storage, found: Manifest, wanted: Manifest) -> None:
+def what_differs(a: Manifest, b: Manifest) -> str:
+    """The settings in which two stores differ, as ``compress.budget.tokens: 196 != 64``; or ""."""
     changed = differences(
-        {**found.identity, "weights": found.weights, "store": found.settings.dump()},
-        {**wanted.identity, "weights": wanted.weights, "store": wanted.settings.dump()},
+        {**a.identity, "weights": a.weights, "store": a.settings.dump()},
+        {**b.identity, "weights": b.weights, "store": b.settings.dump()},
     )
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _check_same(storage: Storage, found: Manifest, wanted: Manifest) -> None:
+    if changed := what_differs(found, wanted):
         raise StoreStaleError(
-            f"{storage.path} holds tokens made with other settings (there != here: "
-            f"{'; '.join(changed[:3])}{more}): use another folder, or those settings"
+            f"{storage.path} holds tokens made with other settings (there != here: {changed}): use "
+            f"another folder, or those settings"
         )
 
 

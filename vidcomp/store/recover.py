@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _STALE_S = 3600.0
 
 
-def recover(path: str | Path | Storage) -> list[str]:
+def recover(path: str | Path | Storage, *, force: bool = False) -> list[str]:
     """Commit what writers that died on this machine had taken; every writer begins with this.
 
     A process that was killed loses at most the video it was writing, a machine that stopped
@@ -33,6 +33,8 @@ def recover(path: str | Path | Storage) -> list[str]:
 
     Args:
         path: the store's folder, URL or storage.
+        force: also what writers of other machines left.  A writer that lives after all loses what
+            it has not committed, and fails.
 
     Returns:
         Names of the commits that were finished.
@@ -46,16 +48,16 @@ def recover(path: str | Path | Storage) -> list[str]:
     done = []
     with explained(f"recover what dead writers left in {storage.path}"):
         for name in filter(is_commit, list_names(storage.wal, ".journal")):
-            if _recover_one(storage, name, manifest):
+            if _recover_one(storage, name, manifest, force):
                 done.append(name)
         _sweep(storage)
     return done
 
 
-def _recover_one(storage: Storage, name: str, manifest: Manifest) -> bool:
+def _recover_one(storage: Storage, name: str, manifest: Manifest, force: bool) -> bool:
     """Whether the commit ``name`` was unfinished and is finished now."""
     try:
-        fd = journal.claim(journal_path(storage.wal, name), manifest.id)
+        fd = journal.claim(journal_path(storage.wal, name), manifest.id, force=force)
         if fd is None:
             return False
         try:

@@ -31,7 +31,9 @@ class Removed:
     nbytes: int = 0
 
 
-def retire(storage: Storage, census: Census, victims: Iterable[str], now: float) -> Census:
+def retire(
+    storage: Storage, census: Census, victims: Iterable[str], now: float, *, force: bool = False
+) -> Census:
     """Publish a snapshot that covers all commits, has no row in ``victims``, and says so of them.
 
     A victim that holds the only place of a valid row is left out, whatever the plan was: its
@@ -42,6 +44,8 @@ def retire(storage: Storage, census: Census, victims: Iterable[str], now: float)
         census: of the store after all was copied.
         victims: commits to retire.
         now: seconds since 1970, kept for ``remove_due``.
+        force: publish one in any case, as the one that is there is wrong, or as the victims are
+            damaged: what is retired comes back before they are kept.
 
     Returns:
         The census with the snapshot that is valid now.
@@ -51,10 +55,9 @@ def retire(storage: Storage, census: Census, victims: Iterable[str], now: float)
     """
     wanted = frozenset(victims)
     for _ in range(_TRIES):
-        resting = (wanted | census.retired.keys()) & census.tables.keys()
-        resting -= _needed(storage, census, census.kept - resting, resting)
+        resting = _resting(storage, census, wanted, broken=force)
         retired = _still_there(census, resting, wanted, int(now))
-        if not _is_news(census, retired):
+        if not force and not _is_news(census, retired):
             return census
         places = sorted(census.tables, key=lambda n: (n not in resting, n in census.kept, n))
         table = census.merged(places, sorted(census.tables))
@@ -113,6 +116,20 @@ def remove_due(
 def waiting(storage: Storage, retired: Iterable[str]) -> int:
     """Bytes of the shards that are retired and still there."""
     return sum(_size(storage, shard_name(name)) for name in retired if is_commit(name))
+
+
+def _resting(
+    storage: Storage, census: Census, wanted: frozenset[str], *, broken: bool
+) -> frozenset[str]:
+    """Commits, old and new, that nothing is lost with."""
+    victims = wanted & census.tables.keys()
+    old = (census.retired.keys() & census.tables.keys()) - victims
+    kept = census.kept - victims
+    # A retired commit may be removed at any moment, so it comes back only if nothing else helps.
+    first, second = (old, victims) if broken else (victims, old)
+    back = _needed(storage, census, kept, first)
+    back |= _needed(storage, census, kept | back, second)
+    return frozenset((victims | old) - back)
 
 
 def _needed(

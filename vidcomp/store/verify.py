@@ -7,15 +7,14 @@ from pathlib import Path
 
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
-from vidcomp.store.census import holds_best
 from vidcomp.store.commit import delta_name, journal_path
 from vidcomp.store.copying import Progress
+from vidcomp.store.examine import is_index_of, meta_problem, same_rows, tensor_problems
 from vidcomp.store.files import explained, list_names
 from vidcomp.store.format import digest, is_commit, unescape
 from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.merge import merge_tables
-from vidcomp.store.record import read_meta
 from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.snapshots import read_snapshot
 from vidcomp.store.storage import RangeFile, Storage, open_storage
@@ -120,7 +119,7 @@ def _check_commits(
         headers[name] = found.rows
         if found.store.get("id") != manifest.id:
             _add(report, f"shard {name} belongs to another store")
-        for problem in _tensor_problems(found.rows, found.header.entries, found.header.data_start):
+        for problem in tensor_problems(found.rows, found.header.entries, found.header.data_start):
             _add(report, f"shard {name}: {problem}")
         if name in listing.deltas:
             _check_delta(storage, manifest, name, found.rows, report)
@@ -137,29 +136,8 @@ def _check_delta(
     except (StoreCorruptError, OSError) as error:
         _add(report, str(error))
         return
-    if _rows_of(table) != _rows_of(Table.of_rows(manifest.id, [name], rows)):
+    if not same_rows(table, Table.of_rows(manifest.id, [name], rows)):
         _add(report, f"delta {name} says other things than its shard's header")
-
-
-def _tensor_problems(
-    rows: tuple[Row, ...], entries: dict[str, tuple[str, list[int], int, int]], data_start: int
-) -> list[str]:
-    """Where the rows of a header and its tensors differ."""
-    wanted = {}
-    for row in rows:
-        if row.removed or row.layout is None:
-            continue
-        places = row.layout.places(row.counts)
-        if places.nbytes >= row.nbytes:
-            return [f"{unescape(row.key)!r} has less bytes than its tensors need"]
-        first, end = row.offset - data_start, row.offset - data_start + places.nbytes
-        for name, dtype, sizes, start, stop in places.tensors:
-            wanted[f"{row.key}/{name}"] = (dtype, list(sizes), first + start, first + stop)
-        meta = row.nbytes - places.nbytes
-        wanted[f"{row.key}/meta"] = ("U8", [meta], end, first + row.nbytes)
-    found = {name: value for name, value in entries.items() if not name.startswith("/pad.")}
-    names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-    return [f"tensor {name!r} is not where its record says" for name in names[:3]]
 
 
 def _check_snapshot(
@@ -179,18 +157,8 @@ def _check_snapshot(
             return  # some of its shards are gone or damaged, which is said elsewhere
         names = sorted(covered, key=lambda name: (name not in retired, name))
         tables = [Table.of_rows(manifest.id, [name], headers[name]) for name in names]
-        if not _is_index_of(base, merge_tables(manifest.id, base.covers, tables), headers):
+        if not is_index_of(base, merge_tables(manifest.id, base.covers, tables), headers):
             _add(report, f"snapshot {view.snapshot} says other things than the shards it covers")
-
-
-def _is_index_of(base: Table, wanted: Table, headers: dict[str, tuple[Row, ...]]) -> bool:
-    """Whether ``base`` has the valid rows, each in a place where it is, and no other record."""
-    places = {(row.shard, row.key): row for rows in headers.values() for row in rows}
-    for row in base.rows():
-        # A removal may have outlived its commit.
-        if not row.removed and places.get((row.shard, row.key)) != row:
-            return False
-    return bool(holds_best(wanted, base).all() and holds_best(base, wanted)[base.live].all())
 
 
 def _check_journals(storage: Storage, listing: Listing, report: VerifyReport) -> None:
@@ -250,14 +218,11 @@ def _record_problem(file: RangeFile, row: Row, deep: bool) -> str | None:
     try:
         with explained("read it"):
             data = file.read(row.offset, row.nbytes, "its shard")
-        if digest(data) != row.checksum:
-            return "its bytes are not those that were written"
-        about = read_meta(bytes(data[size:]))
     except StoreError as error:
         return str(error)
-    if about["key"] != row.key or about.get("grid") != list(row.counts.grid):
-        return "its bytes belong to another key or grid than the index says"
-    return None
+    if digest(data) != row.checksum:
+        return "its bytes are not those that were written"
+    return meta_problem(row, data)
 
 
 def _open(storage: Storage, name: str) -> RangeFile | None:
@@ -265,10 +230,6 @@ def _open(storage: Storage, name: str) -> RangeFile | None:
         return storage.open(shard_name(name))
     except OSError:
         return None
-
-
-def _rows_of(table: Table) -> list[Row]:
-    return sorted(table.rows(), key=lambda row: row.key)
 
 
 def _add(report: VerifyReport, problem: str) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from vidcomp.store.merge import merge_tables
 from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage
+from vidcomp.store.threads import threads
 from vidcomp.store.types import Order, Row
 
 __all__ = ["Listing", "Pin", "View", "load_commit", "load_view"]
@@ -201,7 +202,9 @@ def _load(storage: Storage, store: str, pin: Pin | None) -> View:
         raise FileNotFoundError(f"snapshot {pin[0]}")
     wanted = frozenset(pin[1]) if pin else listing.commits if listing else frozenset()
     commits = wanted - frozenset(base.covers if base else ())
-    tables = [load_commit(storage, name, store, damaged) for name in sorted(commits)]
+    load = partial(load_commit, storage, store=store, damaged=damaged)
+    at_once = threads().map if storage.concurrency > 1 else map  # over a network, it is the waiting
+    tables = list(at_once(load, sorted(commits)))
     after = merge_tables(store, sorted(commits), tables)
     return View((base, after) if base else (after,), base_name, commits, damaged)
 
