@@ -134,7 +134,7 @@ def joined(ranges: Sequence[Range], gap: int) -> list[Range]:
     return out
 
 
-class Run(NamedTuple):
+class _Run(NamedTuple):
     """Consecutive rows of whole blocks."""
 
     start: int
@@ -165,16 +165,16 @@ class RangePlan:
         return [self.row_range(f, run) for f in self.layout.block_fields for run in self.runs]
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[_Run]:
         """Rows of the blocks that hold the wanted ones."""
         n = self.counts.num_tokens
-        runs: list[Run] = []
+        runs: list[_Run] = []
         for block in np.unique(self.index.numpy() // BLOCK_ROWS).tolist():
             start, stop = block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, n)
             if runs and runs[-1].stop == start:
-                runs[-1] = Run(runs[-1].start, stop)
+                runs[-1] = _Run(runs[-1].start, stop)
             else:
-                runs.append(Run(start, stop))
+                runs.append(_Run(start, stop))
         return runs
 
     @property
@@ -182,7 +182,7 @@ class RangePlan:
         """All tensors of the record."""
         return self.layout.places(self.counts).tensors
 
-    def row_range(self, field: Field, run: Run) -> Range:
+    def row_range(self, field: Field, run: _Run) -> Range:
         """Bytes of consecutive rows of a field."""
         place = self._by_name[field.name]
         size = (place.stop - place.start) // self.counts.num_tokens
@@ -246,7 +246,7 @@ def _check_head(key: str, plan: RangePlan, cut: _Cut) -> memoryview:
 def _check_rows(plan: RangePlan, blocks: memoryview, cut: _Cut) -> None:
     for run in plan.runs:
         for start in range(run.start, run.stop, BLOCK_ROWS):
-            block = Run(start, min(start + BLOCK_ROWS, run.stop))
+            block = _Run(start, min(start + BLOCK_ROWS, run.stop))
             parts = (cut.bytes(*plan.row_range(f, block)) for f in plan.layout.block_fields)
             check_rows(blocks, start // BLOCK_ROWS, list(parts))
 
@@ -291,7 +291,7 @@ def _gather(plan: RangePlan, field: Field, cut: _Cut) -> Tensor:
     if len(plan.runs) <= 1:
         first = int(index[0]) if len(index) else 0
         last = int(index[-1]) if len(index) else -1
-        start, stop = plan.row_range(field, Run(first, last + 1))
+        start, stop = plan.row_range(field, _Run(first, last + 1))
         span = Place(field.name, field.dtype, (last + 1 - first, *inner), start, stop)
         rows = view_bytes(cut.bytes(start, stop), span, 0)
         return rows if len(rows) == len(index) else rows[index - first]
