@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -78,6 +79,7 @@ class Crew(Generic[T]):
         _crews.add(self)
         for thread in self._threads:
             thread.start()
+            _running.add(thread)
 
     def submit(self, work: list[int]) -> Task[T]:
         """Have it read after all that was submitted before."""
@@ -115,6 +117,8 @@ class Crew(Generic[T]):
 
 
 _crews: WeakSet[Crew[Any]] = WeakSet()
+_running: WeakSet[threading.Thread] = WeakSet()
+"""Also those whose crew is gone while they finish what they were at."""
 
 
 def _work(queue: "SimpleQueue[Task[T] | None]", read: Callable[[list[int]], T]) -> None:
@@ -125,6 +129,9 @@ def _work(queue: "SimpleQueue[Task[T] | None]", read: Callable[[list[int]], T]) 
 
 @atexit.register
 def _end_all() -> None:
-    """Threads of iterations that are still held must not run into the end of the interpreter."""
+    """No thread may run into the end of the interpreter: one that is in torch then aborts it."""
     for crew in list(_crews):
-        crew.close(_EXIT_TIMEOUT_S)
+        crew.close(wait_s=0)
+    until = time.monotonic() + _EXIT_TIMEOUT_S
+    for thread in list(_running):
+        thread.join(max(0.0, until - time.monotonic()))
