@@ -20,6 +20,8 @@ __all__ = ["bench_loader"]
 
 _BATCH = 8
 _WORKERS = 2
+_RING = 6
+"""Batches that are alive at a time: 4 read ahead, one that is read, one at the trainer."""
 
 
 def bench_loader(options: argparse.Namespace, folder: Path) -> None:
@@ -38,12 +40,15 @@ def bench_loader(options: argparse.Namespace, folder: Path) -> None:
         ("records", "case", "x memcpy", "lower quartile", "upper quartile", "x DataLoader"),
         rows,
         "Times the speed of `memcpy` in the same round (more is faster): the bytes of the same "
-        f"records copied one by one, in random order, into the {_BATCH} slots of a batch that is "
-        f"used again; `memcpy_AA` copies from a second file, `memcpy, padded` into the rows of a padded "
-        "batch whose rest is set to zero. Batches of {_BATCH}, everything in "
-        "the page cache, hashes checked unless said otherwise, worker processes kept from epoch "
-        f"to epoch; {options.passes} epochs a round, medians of {options.rounds} interleaved "
-        "rounds. x DataLoader: against torch's own with worker processes over the same data set.",
+        f"records copied one by one, in random order, into the {_BATCH} slots of one batch that is "
+        "used again and stays in the processor's cache where it fits; `memcpy_AA` copies from a "
+        f"second file, `memcpy, {_RING} batches` into as many batches in turn as a loader that "
+        "reads ahead needs, `memcpy, padded` into the rows of a padded batch, with zeros behind "
+        "them. "
+        f"Batches of {_BATCH}, everything in the page cache, hashes checked unless said "
+        "otherwise, worker processes kept from epoch to epoch; "
+        f"{options.passes} epochs a round, medians of {options.rounds} interleaved rounds. "
+        "x DataLoader: against torch's own with worker processes over the same data set.",
     )
 
 
@@ -55,6 +60,7 @@ def loader_cases(corpus: Corpus, passes: int) -> dict[str, Case]:
     cases = {
         "memcpy": copies(RawStore(corpus.raw)),
         "memcpy_AA": copies(RawStore(corpus.copy)),
+        f"memcpy, {_RING} batches": copies(RawStore(corpus.raw), _RING),
         "memcpy, padded": padded_copies(RawStore(corpus.raw)),
         "TokenLoader, padded": epochs(TokenLoader(dataset, padded=True, **threads)),
         "TokenLoader, packed": epochs(TokenLoader(dataset, **threads)),
@@ -92,15 +98,17 @@ def epochs(loader: Iterable[Any]) -> Callable[[], object]:
     return run
 
 
-def copies(raw: RawStore) -> Callable[[], object]:
-    """The bytes of all records in random order into the slots of a batch."""
+def copies(raw: RawStore, num_batches: int = 1) -> Callable[[], object]:
+    """The bytes of all records in random order into the slots of so many batches in turn."""
     largest = max(b - a for a, b in zip(raw.offsets, raw.offsets[1:], strict=False))
-    slots = [torch.zeros(largest, dtype=torch.uint8).numpy().data for _ in range(_BATCH)]
+    slots = [
+        torch.zeros(largest, dtype=torch.uint8).numpy().data for _ in range(num_batches * _BATCH)
+    ]
     order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0)).tolist()
 
     def run() -> None:
         for turn, i in enumerate(order):
-            raw.copy_into(i, slots[turn % _BATCH])
+            raw.copy_into(i, slots[turn % len(slots)])
 
     return run
 
