@@ -9,6 +9,7 @@ from multiprocessing import forkserver
 import pytest
 import store_crash_child
 
+from vidcomp.store.combine import merge
 from vidcomp.store.compact import compact
 from vidcomp.store.repair import repair
 
@@ -40,3 +41,8 @@ def _killed(function, step, *args):
 def repair_now(path):
     """Repair."""
     repair(path)
+
+
+def merge_now(sources, out):
+    """Merge into small shards."""
+    merge(sources, out, seal_bytes=1000)
