@@ -82,15 +82,26 @@ class Fetcher:
                 sizes[shard] = self.check(key, place).size  # raises if it cannot be
                 needed[form] = layout.places(counts).nbytes
 
-    def fill(self, key: str, place: Location, pieces: list[memoryview]) -> None:
+    def fill(
+        self, key: str, place: Location, pieces: list[memoryview], *, threads: int = 1
+    ) -> None:
         """Fill buffers, which together take a whole record, and check its hash.
+
+        Args:
+            key: of the record.
+            place: where it lies.
+            pieces: the buffers.
+            threads: 2 or more: two of them share a large record of a store on this machine.
 
         Raises:
             StoreCorruptError: other bytes than were written, in the file itself.
             StoreError: they cannot be read.
         """
         file = self.check(key, place)
-        self._read(file, key, place, pieces)
+        if threads > 1 and place.nbytes >= 2 * _SHARE and not self.is_far:
+            self._read_halves(file, key, place, pieces)
+        else:
+            self._read(file, key, place, pieces)
         if not self.verify or digest(*pieces) == place.checksum:
             return
         if file.forget(place.offset, place.nbytes):  # a copy of it was damaged, not the shard
@@ -189,11 +200,34 @@ class Fetcher:
         """Whether a read waits for a network, so that fewer and larger ones pay."""
         return self._storage.concurrency > 1
 
+    def _read_halves(
+        self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]
+    ) -> None:
+        first, second = _halves(pieces, place.nbytes // 2)
+        later = place._replace(offset=place.offset + sum(map(len, first)))
+        other = threads_of_ours().submit(self._read, file, key, later, second)
+        try:
+            self._read(file, key, place, first)
+        finally:
+            wait([other])
+        other.result()
+
     def _read(self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]) -> None:
         try:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
         except OSError as error:
             _raise(error, key, place)
+
+
+def _halves(pieces: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The buffers of the first ``size`` bytes, and of the rest."""
+    first: list[memoryview] = []
+    for i, piece in enumerate(pieces):
+        if size < len(piece):
+            return [*first, piece[:size]], [piece[size:], *pieces[i + 1 :]]
+        first.append(piece)
+        size -= len(piece)
+    return first, []
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:

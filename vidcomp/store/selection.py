@@ -159,7 +159,13 @@ _FAR_GAP = 1 << 20
 
 
 def read_one(
-    fetcher: Fetcher, key: str, place: Location, memory: Memory, *, out: Tensor | None = None
+    fetcher: Fetcher,
+    key: str,
+    place: Location,
+    memory: Memory,
+    *,
+    out: Tensor | None = None,
+    threads: int = 1,
 ) -> VideoTokens:
     """One record.
 
@@ -172,11 +178,11 @@ def read_one(
     try:
         if out is None:
             data = memory.take([place.nbytes])[0].numpy().data
-            fetcher.fill(key, place, [data])
+            fetcher.fill(key, place, [data], threads=threads)
             return unpack(data, layout, counts)
         slot = check_out(out, counts.num_tokens, *layout.row_fields["tokens"])
         tensors, pieces = split_record(place, slot)
-        fetcher.fill(key, place, pieces)
+        fetcher.fill(key, place, pieces, threads=threads)
         return assemble(tensors, layout, counts, slot)
     except StoreCorruptError as error:
         raise StoreCorruptError(f"{key!r}: {error}") from error
