@@ -1,7 +1,6 @@
 """A real S3 server in its own process, and a proxy that counts and spoils the requests to it."""
 
 import http.client
-import json
 import os
 import socket
 import struct
@@ -10,11 +9,16 @@ import sys
 import threading
 import time
 import urllib.request
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from vidcomp.store.remote import ObjectStorage
 
 KEYS = {"access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
 
@@ -266,9 +270,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def keys_of(server: S3Server, bucket: str) -> list[str]:
     """All object names of a bucket."""
-    import xml.etree.ElementTree as ET
-    from urllib.parse import quote
-
     found: list[str] = []
     token = ""
     while True:
@@ -292,6 +293,39 @@ def uploads_of(server: S3Server, bucket: str) -> int:
     return server.request("GET", f"/{bucket}?uploads").count(b"<UploadId>")
 
 
-def options_json(endpoint: str) -> str:
-    """Options of a client, for a child process."""
-    return json.dumps({**KEYS, "endpoint": endpoint})
+@dataclass(frozen=True)
+class Remote:
+    """A bucket of its own behind the proxy, and staging of its own."""
+
+    server: S3Server
+    proxy: Proxy
+    bucket: str
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/cache"
+
+    def storage(self, url: str | None = None, **settings: Any) -> ObjectStorage:
+        """Through the proxy; quick to give up, so that tests end."""
+        said = settings.pop("client_options", {})
+        settings.setdefault("staging", self.folder / "staging")
+        settings.setdefault("retry_s", 10.0)
+        options = {**KEYS, "endpoint": self.proxy.endpoint, "read_timeout": "2s", **said}
+        return ObjectStorage(url or self.url, client_options=options, **settings)
+
+    def objects(self) -> list[str]:
+        return keys_of(self.server, self.bucket)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Past the proxy."""
+        self.server.request("PUT", f"/{self.bucket}/{key}", data)
+
+    def get(self, key: str) -> bytes:
+        """Past the proxy."""
+        return self.server.request("GET", f"/{self.bucket}/{key}")
+
+    def only(self, folder: str) -> str:
+        """The key of the one object in a folder of the store."""
+        (key,) = [k for k in self.objects() if k.startswith(f"cache/{folder}/")]
+        return key
