@@ -16,8 +16,9 @@ from vidcomp.store.format import ALIGN
 
 __all__ = ["Memory"]
 
-_SMALL = 256 << 10
+_SMALL = 16 << 10
 _PAGE = 4096
+_MOST = 32
 
 
 class Memory:
@@ -69,8 +70,7 @@ class Memory:
         """A view whose death gives its memory back; torch holds it while a tensor needs it."""
         whole = self._reuse(nbytes)
         if whole is None:
-            room = nbytes + nbytes // 4  # the next batch may be a little larger
-            whole = np.empty(room + -room % _PAGE, np.uint8)
+            whole = np.empty(nbytes + -nbytes % _PAGE, np.uint8)
         lease = whole[:nbytes]
         weakref.finalize(lease, self._give_back, whole).atexit = False
         return lease
@@ -81,14 +81,14 @@ class Memory:
                 block = self._free.popleft()
             except IndexError:
                 return None  # another thread was faster
-            if nbytes <= len(block) <= max(4 * nbytes, 4 * _SMALL):
+            if nbytes <= len(block) <= max(4 * nbytes, 64 * _SMALL):
                 return block
             self._free.append(block)
         return None
 
     def _give_back(self, block: npt.NDArray[np.uint8]) -> None:
         self._free.append(block)
-        while sum(map(len, list(self._free))) > self._keep_bytes:
+        while len(self._free) > _MOST or sum(map(len, list(self._free))) > self._keep_bytes:
             try:
                 self._free.popleft()
             except IndexError:
