@@ -29,6 +29,7 @@ __all__ = [
 
 PREFIX = b'{"__metadata__":{"check":"'
 _PLACEHOLDER = "0" * 16
+_LARGE = 1 << 20
 _UNREADABLE = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError,
 )  # fmt: skip
@@ -52,7 +53,7 @@ class Header(NamedTuple):
             StoreCorruptError: missing, or no JSON.
         """
         try:
-            return json.loads(self.metadata[name])
+            return _loads(self.metadata[name].encode())
         except (KeyError, ValueError, RecursionError, MemoryError) as error:
             raise StoreCorruptError(
                 f"{what} has no readable {name!r} in its header ({error!s:.200}): run verify"
@@ -134,7 +135,7 @@ def parse_header(data: bytes | bytearray, kind: str, size: int, what: str) -> He
     """
     data_start = header_length(bytes(data[:8]), size, what)
     try:
-        raw = json.loads(bytes(data[8:data_start]))
+        raw = _loads(bytes(data[8:data_start]))
         metadata = raw.pop("__metadata__")
         if metadata["kind"] != kind or not 1 <= int(metadata["format"]) <= FORMAT_VERSION:
             raise ValueError(f"{metadata['kind']} of format {metadata['format']}")
@@ -148,6 +149,17 @@ def parse_header(data: bytes | bytearray, kind: str, size: int, what: str) -> He
         ) from error
     _check_tiling(entries, size - data_start, what)
     return Header(metadata, entries, data_start)
+
+
+def _loads(text: bytes) -> Any:
+    """JSON of a header.
+
+    Nothing but brackets would become 30 times its size in memory, so headers that have more than
+    any list of tensors or rows are not parsed.
+    """
+    if len(text) > _LARGE and 6 * (text.count(b"[") + text.count(b"{")) > len(text):
+        raise ValueError("there are too many brackets in it")
+    return json.loads(text)
 
 
 def _entry(value: Any) -> tuple[str, list[int], int, int]:

@@ -17,6 +17,7 @@ from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.memory import Memory
 from vidcomp.store.record import read_meta
+from vidcomp.store.room import within_memory
 from vidcomp.store.rows import read_rows, read_window
 from vidcomp.store.selection import Selection, read_many, read_one, read_part
 from vidcomp.store.snapshots import is_snapshot
@@ -33,6 +34,7 @@ _OPEN_FILES = 64
 _MOST_COMMITS = 10_000_000
 """That a pin may name."""
 _KEEP_BYTES = 64 << 20
+_MOST_WARNINGS = 3
 _THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
@@ -213,6 +215,7 @@ class TokenCache:
         """
         return read_part(self._fetcher, key, self._locate(key), read_window, start_s, end_s)
 
+    @within_memory
     def meta(self, key: str) -> dict[str, Any]:
         """What the writer put beside the tokens: path, decoder, damage, versions.
 
@@ -270,8 +273,10 @@ class TokenCache:
 
     def _load(self, pin: Pin | None) -> View:
         view = load_view(self._storage, self._manifest.id, pin)
-        for problem in view.damaged.values():
+        for problem in list(view.damaged.values())[:_MOST_WARNINGS]:
             _log.warning("%s: %s", self.path, problem)
+        if len(view.damaged) > _MOST_WARNINGS:
+            _log.warning("%s: %d damaged files in all, run verify", self.path, len(view.damaged))
         return view
 
     def _place(self, key: str) -> tuple[Table, int]:

@@ -15,6 +15,7 @@ from vidcomp.store.fetch import Fetcher
 from vidcomp.store.index import Table
 from vidcomp.store.memory import Memory
 from vidcomp.store.record import assemble, unpack
+from vidcomp.store.room import within_memory
 from vidcomp.store.rows import GAP_BYTES, read_rows, read_window
 from vidcomp.store.types import Location, Order
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
@@ -77,8 +78,8 @@ class Selection:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of the keys and token counts in order."""
-        state = xxhash.xxh3_64("\n".join(self.keys).encode("utf-8", "surrogatepass"))
+        """16 hex digits of the keys (by their hashes) and token counts in order."""
+        state = xxhash.xxh3_64(self._column("key_hash").astype("<u8").tobytes())
         state.update(self.num_tokens.astype("<i8").tobytes())
         return state.hexdigest()
 
@@ -146,8 +147,8 @@ class Selection:
         table: Table = self._tables[self._order.tables[i]]
         return table.location(int(self._order.rows[i]))
 
-    def _column(self, name: str) -> npt.NDArray[np.int64]:
-        out = np.zeros(len(self), np.int64)
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        out = np.zeros(len(self), self._tables[0].columns[name].dtype if self._tables else np.int64)
         for t, table in enumerate(self._tables):
             chosen = self._order.tables == t
             out[chosen] = table.columns[name][self._order.rows[chosen]]
@@ -158,6 +159,7 @@ _OWN = Memory(keep_bytes=64 << 20)
 _FAR_GAP = 1 << 20
 
 
+@within_memory
 def read_one(
     fetcher: Fetcher,
     key: str,
@@ -188,6 +190,7 @@ def read_one(
         raise StoreCorruptError(f"{key!r}: {error}") from error
 
 
+@within_memory
 def read_part(
     fetcher: Fetcher,
     key: str,
@@ -221,6 +224,7 @@ def read_part(
     return part(key, place, start, stop, fetch, **options)
 
 
+@within_memory
 def read_many(
     fetcher: Fetcher,
     keys: Sequence[str],
