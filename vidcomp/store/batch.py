@@ -146,19 +146,24 @@ def check_out(out: Tensor, num_rows: int, dtype: torch.dtype, inner: list[int]) 
 
 def split_record(place: Location, slot: Tensor) -> tuple[dict[str, Tensor], list[memoryview]]:
     """Tensors of one record, and the buffers to read it into; the tokens go into ``slot``."""
-    tensors, pieces = {}, []
-    places = place.layout.places(place.counts)
+    places, layout = place.layout.places(place.counts), place.layout
+    cuts = [0, 0, 0, place.nbytes]
+    for tensor in places.tensors if layout.is_plain else ():
+        if tensor.name == "tokens":
+            cuts[1:3] = tensor.start, tensor.stop
+    before, after = (np.empty(b - a, np.uint8).data for a, b in ((0, cuts[1]), cuts[2:]))
+    tensors: dict[str, Tensor] = {}
     for tensor in places.tensors:
-        if tensor.name == "tokens" and place.layout.is_plain:
-            tensors["tokens"] = slot
-            pieces.append(slot.reshape(-1).view(torch.uint8).numpy().data)
+        if tensor.name == "blocks":
             continue
-        buffer = np.empty(tensor.stop - tensor.start, np.uint8).data
-        pieces.append(buffer)
-        if tensor.name != "blocks":
-            tensors[tensor.name] = view_bytes(buffer, tensor, 0)
-    pieces.append(np.empty(place.nbytes - places.nbytes, np.uint8).data)  # meta
-    return tensors, [piece for piece in pieces if len(piece)]
+        if tensor.stop <= cuts[1]:
+            tensors[tensor.name] = view_bytes(before, tensor, tensor.start)
+        elif tensor.start >= cuts[2]:
+            tensors[tensor.name] = view_bytes(after, tensor, tensor.start - cuts[2])
+    if layout.is_plain:
+        tensors["tokens"] = slot
+    rows = slot.reshape(-1).view(torch.uint8).numpy().data if cuts[2] > cuts[1] else after[:0]
+    return tensors, [piece for piece in (before, rows, after) if len(piece)]
 
 
 def _read_rows(

@@ -22,6 +22,7 @@ __all__ = ["Fetcher"]
 _SHARE = 512 << 10
 """Bytes that are worth another thread."""
 _PREADV = getattr(os, "preadv", None)
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0) if hasattr(os, "posix_fadvise") else 0
 
 
 class Fetcher:
@@ -83,7 +84,13 @@ class Fetcher:
                 needed[form] = layout.places(counts).nbytes
 
     def fill(
-        self, key: str, place: Location, pieces: list[memoryview], *, threads: int = 1
+        self,
+        key: str,
+        place: Location,
+        pieces: list[memoryview],
+        *,
+        file: RangeFile | None = None,
+        threads: int = 1,
     ) -> None:
         """Fill buffers, which together take a whole record, and check its hash.
 
@@ -91,13 +98,14 @@ class Fetcher:
             key: of the record.
             place: where it lies.
             pieces: the buffers.
+            file: what ``check`` gave.
             threads: 2 or more: two of them share a large record of a store on this machine.
 
         Raises:
             StoreCorruptError: other bytes than were written, in the file itself.
             StoreError: they cannot be read.
         """
-        file = self.check(key, place)
+        file = file or self.check(key, place)
         if threads > 1 and place.nbytes >= 2 * _SHARE and not self.is_far:
             self._read_halves(file, key, place, pieces)
         else:
@@ -152,8 +160,9 @@ class Fetcher:
     ) -> None:
         """What ``fill`` does, without a call of ours where all is well: small records are many."""
         files: dict[str, RangeFile] = {}
-        verify, preadv, new = self.verify, _PREADV, xxhash.xxh3_64
-        for key, place, views in zip(keys, places, pieces, strict=True):
+        verify, new = self.verify, xxhash.xxh3_64
+        preadv = _read_now if len(places) > 1 and _NOWAIT else _PREADV
+        for i, (key, place, views) in enumerate(zip(keys, places, pieces, strict=True)):
             shard, offset, nbytes, checksum, _, _ = place
             file = files.get(shard)
             if file is None:
@@ -162,6 +171,11 @@ class Fetcher:
                 file = files[shard] = self.check(key, place)
             try:
                 good = preadv is not None and preadv(file.fileno(), views, offset) == nbytes
+                if not good and preadv is _read_now and _PREADV is not None:
+                    # The disk is needed: let it look for the rest of the batch all at once.
+                    self._announce(keys[i:], places[i:])
+                    preadv = _PREADV
+                    good = preadv(file.fileno(), views, offset) == nbytes
             except OSError:
                 good = False
             if good and verify:
@@ -171,6 +185,12 @@ class Fetcher:
                 good = state.intdigest() == checksum
             if not good:
                 self.fill(key, place, views)  # which tries again, and tells why
+
+    def _announce(self, keys: Sequence[str], places: Sequence[Location]) -> None:
+        for key, place in zip(keys, places, strict=True):
+            fd = self.check(key, place).fileno()
+            if fd >= 0:
+                os.posix_fadvise(fd, place.offset, place.nbytes, os.POSIX_FADV_WILLNEED)
 
     def ranges(
         self, key: str, place: Location, wanted: Sequence[tuple[int, int]]
@@ -217,6 +237,14 @@ class Fetcher:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
         except OSError as error:
             _raise(error, key, place)
+
+
+def _read_now(fd: int, views: list[memoryview], offset: int) -> int:
+    """Read what is in the page cache; less if that is not all of it, or if nobody can tell."""
+    try:
+        return os.preadv(fd, views, offset, _NOWAIT)
+    except OSError:
+        return 0
 
 
 def _halves(pieces: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:

@@ -78,12 +78,12 @@ class Memory:
     def _reuse(self, nbytes: int) -> npt.NDArray[np.uint8] | None:
         for _ in range(len(self._free)):
             try:
-                block = self._free.popleft()
+                block = self._free.pop()  # the one used last may still be in the processor's cache
             except IndexError:
                 return None  # another thread was faster
             if nbytes <= len(block) <= max(4 * nbytes, 64 * _SMALL):
                 return block
-            self._free.append(block)
+            self._free.appendleft(block)
         return None
 
     def _give_back(self, block: npt.NDArray[np.uint8]) -> None:

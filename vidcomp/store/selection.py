@@ -176,15 +176,15 @@ def read_one(
         StoreCorruptError, StoreError: it is damaged, or cannot be read.
     """
     layout, counts = place.layout, place.counts
-    fetcher.check(key, place)
+    file = fetcher.check(key, place)
     try:
         if out is None:
             data = memory.take([place.nbytes])[0].numpy().data
-            fetcher.fill(key, place, [data], threads=threads)
+            fetcher.fill(key, place, [data], file=file, threads=threads)
             return unpack(data, layout, counts)
         slot = check_out(out, counts.num_tokens, *layout.row_fields["tokens"])
         tensors, pieces = split_record(place, slot)
-        fetcher.fill(key, place, pieces, threads=threads)
+        fetcher.fill(key, place, pieces, file=file, threads=threads)
         return assemble(tensors, layout, counts, slot)
     except StoreCorruptError as error:
         raise StoreCorruptError(f"{key!r}: {error}") from error
