@@ -11,6 +11,7 @@ import store_crash_child
 
 from vidcomp.store.combine import merge
 from vidcomp.store.compact import compact
+from vidcomp.store.export import export
 from vidcomp.store.repair import repair
 
 
@@ -46,3 +47,8 @@ def repair_now(path):
 def merge_now(sources, out):
     """Merge into small shards."""
     merge(sources, out, seal_bytes=1000)
+
+
+def export_now(path, out, name):
+    """Export, one record a file."""
+    export(path, out, format=name, shard_bytes=1)
