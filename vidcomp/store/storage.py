@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 __all__ = ["RangeFile", "Storage", "open_storage"]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # one letter would be a drive of Windows
+_NAME = r"[A-Za-z][A-Za-z0-9+.-]+"  # one letter would be a drive of Windows
+_URL = re.compile(f"({_NAME}::)*{_NAME}://")
 
 
 class RangeFile(Protocol):

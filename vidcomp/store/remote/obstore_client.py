@@ -63,7 +63,11 @@ class ObstoreClient:
         self._is_http = urlsplit(url).scheme.lower() in ("http", "https")
         exceptions = self._obstore.exceptions
         self._errors = (exceptions.BaseError, FileNotFoundError, PermissionError, ValueError)
-        self._store = self._make(url, options, retry_s)
+        self._store = self._make(url, options, _retries(retry_s))
+        self._has_pages = False
+        self._lister = self._store
+        if self._is_http:  # a server that cannot list says so with a status that looks transient
+            self._lister = self._make(url, options, {"max_retries": 0})
 
     def info(self, name: str) -> ObjectInfo:
         """Size and tag, by a HEAD."""
@@ -72,15 +76,18 @@ class ObstoreClient:
 
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         """The objects in a folder; on plain HTTP, those that the server's page links to."""
+        if self._has_pages:
+            return self._list_page(folder)
         try:
             with self._explained(folder):
-                found = self._obstore.list_with_delimiter(self._store, folder)["objects"]
-        except FileNotFoundError:
-            return {}
-        except RemoteError:
-            if not self._is_http:
-                raise
-            return self._list_page(folder)
+                found = self._obstore.list_with_delimiter(self._lister, folder)["objects"]
+        except (FileNotFoundError, RemoteError) as error:
+            if self._is_http:  # few web servers can list (WebDAV), most show a page
+                self._has_pages = True
+                return self._list_page(folder)
+            if isinstance(error, FileNotFoundError):
+                return {}
+            raise
         return {meta["path"].rsplit("/", 1)[-1]: _info(meta) for meta in found}
 
     def get(self, name: str) -> Bytes:
@@ -135,9 +142,9 @@ class ObstoreClient:
             with self._explained(name):
                 self._obstore.delete(self._store, name)
         except FileNotFoundError:
-            pass
+            return
 
-    def _make(self, url: str, options: Mapping[str, str], retry_s: float) -> Any:
+    def _make(self, url: str, options: Mapping[str, str], retries: dict[str, Any]) -> Any:
         parts = urlsplit(url, allow_fragments=False)
         said = {key.lower(): value for key, value in options.items()}
         if "anonymous" in said:
@@ -150,14 +157,14 @@ class ObstoreClient:
             bucket, slash, folder = url.split("://", 1)[1].partition("/")
             url = f"{parts.scheme.lower()}://{bucket}{slash}{quote(folder)}"
         http = {**_HTTP_DEFAULTS, **{k: v for k, v in said.items() if k in _HTTP_OPTIONS}}
-        other = {k: v for k, v in said.items() if k not in _HTTP_OPTIONS}
-        provider = other.pop("credential_provider", None)
-        extra = {"config": other or None, **({"credential_provider": provider} if provider else {})}
-        if self._is_http and not other:
-            extra = {}
+        config = {k: v for k, v in said.items() if k not in _HTTP_OPTIONS}
+        provider = config.pop("credential_provider", None)
+        extra = {"config": config} if config else {}
+        if provider is not None:
+            extra["credential_provider"] = provider
         try:
             return self._obstore.store.from_url(
-                url, client_options=http, retry_config=_retries(retry_s), **extra
+                url, client_options=http, retry_config=retries, **extra
             )
         except (self._obstore.exceptions.BaseError, TypeError, ValueError) as error:
             raise ConfigError(
