@@ -28,6 +28,7 @@ MANIFEST = "store.json"
 """The file's name."""
 
 _PREFIX = b'{"check":"'
+_DEEPEST = 100
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Manifest:
             StoreCorruptError: not such JSON.
         """
         try:
+            if _is_deep(data):
+                raise ValueError("values in values in values")
             version, features = int(data["format"]), tuple(data.get("features", ()))
             unknown = sorted(set(features) - FEATURES)
             if version > FORMAT_VERSION or unknown:
@@ -88,9 +91,10 @@ class Manifest:
                 _settings(data["settings"]),
                 str(data.get("created_by", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = " ".join(f"{error!r:.200}".split())
             raise StoreCorruptError(
-                f"{what} lacks what a store says of itself ({error!r}): restore it"
+                f"{what} lacks what a store says of itself ({reason}): restore it"
             ) from error
 
 
@@ -121,8 +125,8 @@ def read_manifest(storage: Storage) -> Manifest:
     check_stamp(data, _PREFIX, 0, what)
     try:
         content = json.loads(bytes(data))
-    except (ValueError, RecursionError) as error:
-        raise StoreCorruptError(f"{what} is not JSON ({error}): restore it") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise StoreCorruptError(f"{what} is not JSON ({error!s:.200}): restore it") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise StoreError(f"{what} does not describe a token cache: pass another folder")
     return Manifest.from_json(content, what)
@@ -190,6 +194,19 @@ def _check_same(storage: Storage, found: Manifest, wanted: Manifest) -> None:
             f"{storage.path} holds tokens made with other settings (there != here: {changed}): use "
             f"another folder, or those settings"
         )
+
+
+def _is_deep(value: object) -> bool:
+    """Whether JSON values lie so deep in others that walking through them might not end well."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _settings(data: Mapping[str, Any]) -> StoreSettings:

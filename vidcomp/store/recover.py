@@ -2,16 +2,19 @@
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import xxhash
+
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store import journal
 from vidcomp.store.commit import delta_name, drop, journal_path, part_path, publish, seal
 from vidcomp.store.files import TEMPORARY, explained, list_names
-from vidcomp.store.format import digest, is_commit
+from vidcomp.store.format import is_commit
 from vidcomp.store.local import FOLDERS, OpenFile
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.shard import read_shard_header, shard_name
@@ -23,6 +26,7 @@ __all__ = ["recover", "replay"]
 _log = logging.getLogger(__name__)
 
 _STALE_S = 3600.0
+_PIECE = 64 << 20
 
 
 def recover(path: str | Path | Storage, *, force: bool = False) -> list[str]:
@@ -77,17 +81,31 @@ def _finish(storage: Storage, name: str, manifest: Manifest) -> bool:
         if is_sealed and not storage.exists(delta_name(name)):
             storage.remove(shard_name(name))
     elif is_sealed and not storage.exists(delta_name(name)):
-        rows = read_shard_header(storage.open(shard_name(name)), name).rows
+        found = read_shard_header(storage.open(shard_name(name)), name)
+        if found.store.get("id") != manifest.id:
+            raise StoreCorruptError(f"shard {name} belongs to another store: remove it")
+        rows = found.rows
     elif not is_sealed and part_path(storage.wal, name).exists():
         rows, data = replay(storage.wal, name)
         if rows:
-            seal(storage, name, manifest.to_json(), rows, data)
+            _seal(storage, name, manifest, rows, data)
     if not rows:
         drop(storage.wal, name)
         return False
     publish(storage, name, manifest.id, rows)
     _log.info("recovered %d rows of a writer that died: %s", len(rows), name)
     return True
+
+
+def _seal(
+    storage: Storage, name: str, manifest: Manifest, rows: Sequence[Row], data: tuple[int, int]
+) -> None:
+    try:
+        seal(storage, name, manifest.to_json(), rows, data)
+    except ValueError as error:
+        raise StoreCorruptError(
+            f"the part of {name} has no room for the header of its records ({error}): remove it"
+        ) from error
 
 
 def replay(wal: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
@@ -114,11 +132,16 @@ def replay(wal: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
 def _is_whole(file: OpenFile, row: Row) -> bool:
     if row.layout is None or row.layout.places(row.counts).nbytes >= row.nbytes:
         return False
+    end = row.offset + row.nbytes
+    # A journal can speak of any size, and a part be mostly holes.
+    places = range(row.offset, end, _PIECE)
+    state = xxhash.xxh3_64()
     try:
-        data = file.read(row.offset, row.nbytes, "part")
+        for place in places:
+            state.update(file.read(place, min(_PIECE, end - place), "part"))
     except StoreCorruptError:
         return False
-    return digest(data) == row.checksum
+    return int(state.intdigest()) == row.checksum
 
 
 def _sweep(storage: Storage) -> None:
@@ -129,5 +152,6 @@ def _sweep(storage: Storage) -> None:
     for folder in folders:
         for path in folder.glob(f"{TEMPORARY}*"):
             with suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > _STALE_S:
+                found = path.lstat()
+                if now - found.st_mtime > _STALE_S and not stat.S_ISDIR(found.st_mode):
                     path.unlink()

@@ -76,7 +76,8 @@ def verify(
     if manifest is None:
         return report
     try:
-        listing = Listing.of(storage)
+        with explained(f"read the index of {storage.path}"):
+            listing = Listing.of(storage)
         view = load_view(storage, manifest.id)
     except StoreError as error:
         report.problems.append(str(error))
@@ -91,7 +92,9 @@ def verify(
 
 def _manifest_of_shards(storage: Storage, report: VerifyReport) -> Manifest | None:
     """What store.json should say, from the copy in a shard."""
-    for name in sorted(Listing.of(storage).shards):
+    with explained(f"read the shards of {storage.path}"):
+        names = sorted(Listing.of(storage).shards)
+    for name in names:
         try:
             found = read_shard_header(storage.open(shard_name(name)), name)
             return Manifest.from_json(found.store, f"shard {name}")
