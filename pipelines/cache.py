@@ -1,34 +1,44 @@
 """Looking into a cache: list, show, verify, errors."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vidcomp.errors import StoreMissError
-from vidcomp.store import open_cache, verify
+from vidcomp.store import RecordInfo, TokenCache, open_cache, open_storage, verify
 
-from .output import format_table, print_json
+from .output import ByteBar, json_text, print_json, printable
 from .records import ErrorLog
 
 __all__ = ["list_errors", "list_records", "show_cache", "verify_cache"]
+
+_HEADER = ("key", "tokens", "dim", "dtype", "bytes")
+_SORTED = 100_000
+"""Larger caches are listed in the order of their index: sorting would need all of it in memory."""
+_MEASURED = 1000
+_PROBLEMS = 100
 
 
 def list_records(folder: str, *, as_json: bool) -> int:
     """``vidcomp cache ls``."""
     cache = open_cache(folder)
-    rows = []
-    for key in cache.keys():  # noqa: SIM118  # not a dict
-        entry = cache.info(key)
-        rows.append((key, entry.num_tokens, entry.dim, entry.dtype, entry.nbytes))
-    header = ("key", "tokens", "dim", "dtype", "bytes")
     if as_json:
-        print_json([dict(zip(header, row, strict=True)) for row in rows])
-    else:
-        click.echo(format_table(header, rows))
-        total = sum(row[4] for row in rows)
-        click.echo(f"{len(rows)} records, {sum(r[1] for r in rows)} tokens, {total} bytes")
+        _print_rows_as_json(_rows(cache))
+        return 0
+    count = num_tokens = num_bytes = 0
+    rows = _rows(cache)
+    first = list(islice(rows, _MEASURED))
+    width = [max(len(_cell(row[i])) for row in [_HEADER, *first]) for i in range(len(_HEADER))]
+    click.echo(_line(_HEADER, width))
+    click.echo(_line(["-" * w for w in width], width))
+    for row in chain(first, rows):
+        click.echo(_line(row, width))
+        count, num_tokens, num_bytes = count + 1, num_tokens + row[1], num_bytes + row[4]
+    click.echo(f"{count} records, {num_tokens} tokens, {num_bytes} bytes")
     return 0
 
 
@@ -44,6 +54,7 @@ def show_cache(folder: str, key: str | None, *, as_json: bool) -> int:
             "format_version": manifest.format_version,
             "recipe": manifest.identity,
             "weights": manifest.weights,
+            "store": manifest.settings.dump(),
         }
     else:
         video = cache[key]
@@ -52,35 +63,66 @@ def show_cache(folder: str, key: str | None, *, as_json: bool) -> int:
         print_json(shown)
     else:
         for name, value in _flat(shown):
-            click.echo(f"{name}: {value}")
+            click.echo(f"{name}: {printable(str(value))}")
     return 0
 
 
-def verify_cache(folder: str, *, as_json: bool) -> int:
+def verify_cache(folder: str, *, quick: bool, as_json: bool, quiet: bool) -> int:
     """``vidcomp cache verify``."""
-    report = verify(folder)
+    with ByteBar("verify", quiet=quiet) as bar:
+        report = verify(folder, deep=not quick, progress=bar)
     if as_json:
         print_json(asdict(report))
     else:
-        for problem in report.problems:
-            click.echo(f"damaged: {problem}")
+        for problem in report.problems[:_PROBLEMS]:
+            click.echo(f"damaged: {printable(problem)}")
+        if len(report.problems) > _PROBLEMS:
+            click.echo(f"... and {len(report.problems) - _PROBLEMS} more (--json lists them all)")
         click.echo(f"{report.num_ok} records ok, {len(report.problems)} problems")
     return 5 if report.problems else 0
 
 
 def list_errors(folder: str, *, as_json: bool) -> int:
     """``vidcomp errors``."""
-    if not Path(folder).is_dir():
+    storage = open_storage(folder)
+    if isinstance(storage.path, Path) and not storage.path.is_dir():
         raise StoreMissError(f"there is no folder {folder}: pass the one given to extract --out")
-    records = list(ErrorLog(Path(folder)))
+    records = list(ErrorLog(storage))
     if as_json:
         print_json([asdict(record) for record in records])
         return 0
     for record in records:
         times = f" ({record.attempts} attempts)" if record.attempts > 1 else ""
-        click.echo(f"{record.key}: {record.stage}: {record.message}{times}")
+        click.echo(printable(f"{record.key}: {record.stage}: {record.message}{times}"))
     click.echo(f"{len(records)} failed items")
     return 0
+
+
+def _rows(cache: TokenCache) -> Iterator[tuple[str, int, int, str, int]]:
+    entries: Iterator[RecordInfo] = cache.entries()
+    if len(cache) <= _SORTED:
+        entries = iter(sorted(entries, key=lambda entry: entry.key))
+    return ((e.key, e.num_tokens, e.dim, e.dtype, e.nbytes) for e in entries)
+
+
+def _print_rows_as_json(rows: Iterator[tuple[Any, ...]]) -> None:
+    """A JSON array, one row a line, without having all of them at once."""
+    before = "["
+    for row in rows:
+        click.echo(f"{before}\n{json_text(dict(zip(_HEADER, row, strict=True)))}", nl=False)
+        before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+def _line(row: Any, width: list[int]) -> str:
+    """Columns; the key to the left, numbers to the right."""
+    key, *rest = map(_cell, row)
+    cells = [cell.rjust(w) for cell, w in zip(rest, width[1:], strict=True)]
+    return "  ".join([key.ljust(width[0]), *cells])
+
+
+def _cell(value: object) -> str:
+    return printable(str(value))
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:

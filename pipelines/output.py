@@ -1,20 +1,58 @@
 """How results are printed: tables for people, JSON for programs."""
 
 import json
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 if TYPE_CHECKING:
     from .summary import Row, Summary
 
-__all__ = ["format_summary", "format_table", "print_json"]
+__all__ = ["ByteBar", "format_summary", "format_table", "json_text", "print_json", "printable"]
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def print_json(value: Any) -> None:  # any JSON value
     """One JSON value on standard output."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    click.echo(json_text(value, indent=1))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:  # any JSON value
+    """JSON that can be printed: halves of characters, as in undecodable file names, are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """Text on one line that every terminal takes: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class ByteBar:
+    """A bar of bytes on standard error; off when that is no terminal, or when ``quiet``."""
+
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=what, unit="B", unit_scale=True, disable=True if quiet else None, leave=False
+        )
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` bytes of ``total`` are."""
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,10 +1,15 @@
 """The token cache on disk: ``docs/cache-format.md`` says what every byte means."""
 
+from vidcomp.store.combine import MergeReport, merge
+from vidcomp.store.compact import CompactReport, compact
+from vidcomp.store.export import ExportReport, export
 from vidcomp.store.format import FORMAT_VERSION
 from vidcomp.store.manifest import Manifest
 from vidcomp.store.memory import Memory
 from vidcomp.store.reader import TokenCache, open_cache
 from vidcomp.store.recover import recover
+from vidcomp.store.remove import RemoveReport, remove
+from vidcomp.store.repair import RepairReport, repair
 from vidcomp.store.selection import Selection
 from vidcomp.store.storage import open_storage
 from vidcomp.store.types import Receipt, RecordInfo, SourceId
@@ -14,16 +19,26 @@ from vidcomp.store.writer import CacheWriter
 __all__ = [
     "FORMAT_VERSION",
     "CacheWriter",
+    "CompactReport",
+    "ExportReport",
     "Manifest",
     "Memory",
+    "MergeReport",
     "Receipt",
     "RecordInfo",
+    "RemoveReport",
+    "RepairReport",
     "Selection",
     "SourceId",
     "TokenCache",
     "VerifyReport",
+    "compact",
+    "export",
+    "merge",
     "open_cache",
     "open_storage",
     "recover",
+    "remove",
+    "repair",
     "verify",
 ]
