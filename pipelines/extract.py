@@ -19,6 +19,7 @@ from vidcomp.config import Recipe, differences, fingerprint, identity
 from vidcomp.errors import ConfigError, MissingExtraError, StoreMissError, StoreStaleError
 from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
+from vidcomp.store.storage import Storage, open_storage
 
 from .engine import Done, Engine, Failed
 from .inputs import Item, source_id
@@ -69,14 +70,17 @@ class Plan:
     is read is then stale, never taken for what was read."""
 
 
-def make_plan(items: Sequence[Item], out: Path, recipe: Recipe, options: Options) -> Plan:
+def make_plan(
+    items: Sequence[Item], out: str | Path | Storage, recipe: Recipe, options: Options
+) -> Plan:
     """Which items are missing, by the source's identity: nothing is decoded or hashed whole.
 
     Raises:
         StoreStaleError: the folder holds tokens of another recipe.
         StoreError: the folder is not a cache.
     """
-    cache, log = _open(out, recipe), ErrorLog(out)
+    storage = open_storage(out)
+    cache, log = _open(storage, recipe), ErrorLog(storage)
     plan = Plan(cache=cache)
     for item in items:
         source = source_id(item.path, content=options.content_identity)
@@ -107,7 +111,7 @@ def extract(
 
     Args:
         items: videos and ranges, see ``inputs.expand``.
-        out: folder of the cache, made if it is not there.
+        out: folder or URL of the cache, made if it is not there.
         recipe: everything that decides the tokens.
         recipe_name: for the report.
         options: how to run.
@@ -117,30 +121,30 @@ def extract(
         VidcompError: the run cannot start or go on; records already written stay.
     """
     options = options or Options()
-    out = Path(out)
+    storage = open_storage(out)
     started = time.perf_counter()
     with suppress(StoreMissError):
-        recover(out)  # what a run that was killed had finished is not done again
-    plan = make_plan(items, out, recipe, options)
-    summary = Summary(store=str(out), recipe=recipe_name, planned=len(items))
+        recover(storage)  # what a run that was killed had finished is not done again
+    plan = make_plan(items, storage, recipe, options)
+    summary = Summary(store=str(storage.path), recipe=recipe_name, planned=len(items))
     _report_cached(plan, summary)
     for record in plan.failed_before:
         summary.add_failed_before(record.key, record.path, record.stage, record.message)
     if plan.todo:
-        _run(plan, out, recipe, options, summary, progress)
+        _run(plan, storage, recipe, options, summary, progress)
     summary.seconds = time.perf_counter() - started
     return summary
 
 
 def _run(
     plan: Plan,
-    out: Path,
+    storage: Storage,
     recipe: Recipe,
     options: Options,
     summary: Summary,
     progress: Callable[[Done | Failed, Engine], None] | None,
 ) -> None:
-    log = ErrorLog(out)
+    log = ErrorLog(storage)
     with Engine(
         workers=min(options.num_workers, len(plan.todo)),
         isolation=options.isolation,
@@ -158,7 +162,7 @@ def _run(
         summary.fingerprint = fingerprint(recipe, prepared.weights, FORMAT_VERSION)
         shared = {"resize": prepared.encoder.resize.dump(), "versions": _versions()}
         with CacheWriter(
-            out, identity=identity(recipe), weights=prepared.weights, settings=recipe.store
+            storage, identity=identity(recipe), weights=prepared.weights, settings=recipe.store
         ) as writer:
 
             def write(done: Done) -> None:
@@ -203,17 +207,17 @@ def _log(failed: Failed, log: ErrorLog, summary: Summary, source: SourceId | Non
     )
 
 
-def _open(out: Path, recipe: Recipe) -> TokenCache | None:
+def _open(storage: Storage, recipe: Recipe) -> TokenCache | None:
     """The cache, if there is one, after checking that its recipe is this one."""
     try:
-        cache = TokenCache.open(out)
+        cache = TokenCache(storage)
     except StoreMissError:
         return None
     changed = differences(cache.manifest.identity, identity(recipe))
     if changed:
         raise StoreStaleError(
-            f"{out} holds tokens of another recipe ({'; '.join(changed[:3])}): use another folder "
-            f"or the recipe it was made with"
+            f"{storage.path} holds tokens of another recipe ({'; '.join(changed[:3])}): use another "
+            f"folder or the recipe it was made with"
         )
     return cache
 

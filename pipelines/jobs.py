@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -25,7 +24,7 @@ def run_extract(options: dict[str, Any]) -> int:
     """``vidcomp extract``."""
     recipe = _recipe(options)
     items = _items(options)
-    out = Path(options["out"])
+    out = options["out"]
     settings = Options(
         workers=options["workers"],
         isolation=options["isolation"],

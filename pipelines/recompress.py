@@ -16,6 +16,7 @@ from vidcomp.config import (
 )
 from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.store import CacheWriter, TokenCache
+from vidcomp.store.storage import open_storage
 from vidcomp.types import VideoTokens
 
 from .engine import Done, Failed
@@ -38,7 +39,7 @@ def recompress(
 
     Args:
         source: a cache, best one with all tokens (``compress.budget.retention=1``).
-        out: another folder; records already in it are left alone.
+        out: another folder or URL; records already in it are left alone.
         recipe: a recipe whose ``compress`` and ``store`` sections are used; by default the
             source's own.
         overrides: ``a.b=c`` changes to those sections.
@@ -49,7 +50,7 @@ def recompress(
         ConfigError: other sections would change, which needs decoding.
         StoreError: one of the caches cannot be used.
     """
-    if Path(source).resolve() == Path(out).resolve():
+    if _place(source) == _place(out):
         raise ConfigError(f"recompress writes another cache than {source}: pass another --out")
     cache = TokenCache.open(source)
     source_recipe = {**cache.manifest.identity, "store": cache.manifest.settings.dump()}
@@ -94,6 +95,12 @@ class _Sections(Config):
 
     compress: CompressSettings
     store: StoreSettings = StoreSettings()
+
+
+def _place(store: str | Path) -> str | Path:
+    """The same for every way to write it."""
+    path = open_storage(store).path
+    return path.resolve() if isinstance(path, Path) else path
 
 
 def _sections(

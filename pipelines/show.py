@@ -17,6 +17,7 @@ from vidcomp.report import frame_of_row, patch_tokens, pick_rows, token_map
 from vidcomp.sample.base import Sampler, Selection, Timeline
 from vidcomp.sample.decode import DecodeRequest, stream_frames
 from vidcomp.store import TokenCache, open_cache
+from vidcomp.store.storage import open_storage
 from vidcomp.types import Frames, VideoTokens
 
 from .inputs import source_id
@@ -187,9 +188,19 @@ def _record(source: str) -> tuple[TokenCache, str] | None:
     if not Path(source).exists():
         for place in (i for i, letter in enumerate(source) if letter == "#"):
             folder, key = source[:place], source[place + 1 :]
-            if Path(folder).is_dir():
+            if _is_store(folder):
                 return open_cache(folder), key
     return None
+
+
+def _is_store(folder: str) -> bool:
+    """A folder, or a URL with a store; the URL of a video may hold a ``#``, too."""
+    if "://" not in folder:
+        return Path(folder).is_dir()
+    try:
+        return open_storage(folder).exists("store.json")
+    except OSError:
+        return not folder.startswith("http")  # opening it tells why
 
 
 def _source_path(cache: TokenCache, key: str, meta: dict[str, Any]) -> str:
