@@ -88,6 +88,8 @@ def list_errors(folder: str, *, as_json: bool) -> int:
     if isinstance(storage.path, Path) and not storage.path.is_dir():
         raise StoreMissError(f"there is no folder {folder}: pass the one given to extract --out")
     records = list(ErrorLog(storage))
+    if not records and not storage.is_local:
+        open_cache(folder)  # tells if there is none
     if as_json:
         print_json([asdict(record) for record in records])
         return 0

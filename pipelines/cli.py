@@ -79,7 +79,7 @@ def main() -> None:
 
 @main.command(context_settings=_CONTEXT)
 @click.argument("inputs", nargs=-1)
-@click.option("--out", required=True, type=click.Path(), help="Folder of the cache.")
+@click.option("--out", required=True, help="Folder of the cache, or s3://bucket/name.")
 @_recipe_options("embedded")
 @click.option("--manifest", type=click.Path(), help="csv, tsv, jsonl or parquet table of videos.")
 @click.option("--column", default="path", show_default=True, help="Its column with the path.")
@@ -142,7 +142,7 @@ def extract(**options: Any) -> int:
 
 @main.command(context_settings=_CONTEXT)
 @click.argument("source", type=click.Path())
-@click.option("--out", required=True, type=click.Path(), help="Folder of the new cache.")
+@click.option("--out", required=True, help="Folder or URL of the new cache.")
 @_recipe_options(None)
 @_common
 def recompress(**options: Any) -> int:

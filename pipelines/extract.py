@@ -216,8 +216,8 @@ def _open(storage: Storage, recipe: Recipe) -> TokenCache | None:
     changed = differences(cache.manifest.identity, identity(recipe))
     if changed:
         raise StoreStaleError(
-            f"{storage.path} holds tokens of another recipe ({'; '.join(changed[:3])}): use another "
-            f"folder or the recipe it was made with"
+            f"{storage.path} holds tokens of another recipe ({'; '.join(changed[:3])}): use "
+            f"another folder or the recipe it was made with"
         )
     return cache
 
