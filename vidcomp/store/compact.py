@@ -94,6 +94,8 @@ def compact(
     manifest = read_manifest(storage)
     report = CompactReport(path=str(storage.path), dry_run=dry_run)
     if not dry_run:
+        with explained(f"compact {storage.path}"):
+            storage.prepare()  # empty folders get lost when a store is copied
         recover(storage)
     run = _Run(storage, manifest, report, min_live, seal_bytes, progress)
     with explained(f"compact {storage.path}"):

@@ -225,11 +225,13 @@ def _read_run(
 def _read(file: RangeFile, start: int, nbytes: int, buffer: memoryview) -> memoryview | str:
     if start + nbytes > file.size:
         return "its shard ends before it does"
-    data = buffer[:nbytes] if nbytes <= len(buffer) else np.empty(nbytes, np.uint8).data
     try:
+        data = buffer[:nbytes] if nbytes <= len(buffer) else np.empty(nbytes, np.uint8).data
         file.read_pieces([data], start, "its shard")
     except StoreCorruptError as error:
         return str(error)
+    except MemoryError:
+        return "there is not enough memory for its bytes"
     except OSError as error:
         if error.errno != errno.EIO:  # a bad sector is damage, a lost network is not
             raise

@@ -130,6 +130,7 @@ def _say(findings: Findings, report: RepairReport) -> None:
 
 def _follow(storage: Storage, manifest: Manifest, findings: Findings, report: RepairReport) -> None:
     """Do what was found to be needed; each step leaves a store that can be read."""
+    storage.prepare()
     for name, rows in findings.deltas.items():
         kept = keep_copy(storage, delta_name(name))
         report.quarantined += [kept] if kept else []
