@@ -17,6 +17,7 @@ from vidcomp.store.files import TEMPORARY, explained, list_names
 from vidcomp.store.format import is_commit
 from vidcomp.store.local import FOLDERS, OpenFile
 from vidcomp.store.manifest import Manifest, read_manifest
+from vidcomp.store.room import total_memory
 from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.storage import Storage, open_storage
 from vidcomp.store.types import Row
@@ -132,8 +133,9 @@ def replay(wal: Path, name: str) -> tuple[list[Row], tuple[int, int]]:
 def _is_whole(file: OpenFile, row: Row) -> bool:
     if row.layout is None or row.layout.places(row.counts).nbytes >= row.nbytes:
         return False
+    if row.nbytes > total_memory():  # nobody wrote that: the part is mostly holes
+        return False
     end = row.offset + row.nbytes
-    # A journal can speak of any size, and a part be mostly holes.
     places = range(row.offset, end, _PIECE)
     state = xxhash.xxh3_64()
     try:

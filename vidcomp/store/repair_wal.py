@@ -3,8 +3,8 @@
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store import journal
 from vidcomp.store.commit import journal_path, part_path
-from vidcomp.store.files import list_names, replace_file
-from vidcomp.store.format import is_commit
+from vidcomp.store.files import list_names, read_file, replace_file
+from vidcomp.store.format import MAX_HEADER_BYTES, is_commit
 from vidcomp.store.quarantine import set_aside_local
 from vidcomp.store.report import RepairReport
 from vidcomp.store.storage import Storage
@@ -39,10 +39,14 @@ def repair_wal(storage: Storage, store: str, report: RepairReport) -> None:
 
 def _restore(storage: Storage, store: str, name: str, report: RepairReport) -> None:
     path = journal_path(storage.wal, name)
-    if journal.is_locked(path):
-        report.left.append(f"journal {name} is damaged, but its writer lives: run repair later")
-        return
-    restored = journal.with_new_owner(path.read_bytes(), name, store)
+    try:
+        if journal.is_locked(path):
+            report.left.append(f"journal {name} is damaged, but its writer lives: run repair later")
+            return
+        data = bytes(read_file(path, MAX_HEADER_BYTES))
+        restored = journal.with_new_owner(data, name, store)
+    except StoreCorruptError:  # it is no file, or one of absurd size
+        restored = None
     if restored is None:
         report.did(f"set aside journal {name}: no line of it is whole")
         if not report.dry_run:

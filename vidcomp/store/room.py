@@ -1,15 +1,24 @@
 """Reading more than there is memory for ends in one sentence, as any other failure to read does."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from vidcomp.errors import StoreError
 
-__all__ = ["within_memory"]
+__all__ = ["total_memory", "within_memory"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 50
 
 
 def within_memory(read: Callable[P, T]) -> Callable[P, T]:
