@@ -1,29 +1,40 @@
 """What maintenance does in a process of its own, until it is killed before a chosen step."""
 
+import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 import store_crash_child
+from store_builders import IDENTITY, tiny
 
+from vidcomp.store import CacheWriter
 from vidcomp.store.combine import merge
 from vidcomp.store.compact import compact
 from vidcomp.store.export import export
 from vidcomp.store.repair import repair
 
 
-def die_in(function, step, *args):
-    """Whether ``function``, of this module, was killed before its step of that number."""
+def start(function, *args):
+    """Start ``function``, of this module, in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["store_maintain_child", "store_crash_child"])
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else it finds no such module
         forkserver.ensure_running()
-    process = context.Process(target=_killed, args=(function, step, *args), daemon=True)
+    process = context.Process(target=function, args=args, daemon=True)
     process.start()
+    return process
+
+
+def die_in(function, step, *args):
+    """Whether ``function``, of this module, was killed before its step of that number."""
+    process = start(_killed, function, step, *args)
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
@@ -52,3 +63,28 @@ def merge_now(sources, out):
 def export_now(path, out, name):
     """Export, one record a file."""
     export(path, out, format=name, shard_bytes=1)
+
+
+def write_own_keys(path, acks, name, count):
+    """Add, replace and remove keys that no other process writes; note what holds in the end."""
+    rng, model = random.Random(name), {}
+    writer = CacheWriter(path, identity=IDENTITY, seal_bytes=20_000)
+    for i in range(count):
+        key = f"{name}/{rng.randrange(30)}"
+        if key in model and rng.random() < 0.3:
+            writer.remove(key)
+            del model[key]
+        else:
+            model[key] = rng.randrange(1000)
+            writer.add(key, tiny(20, 20, seed=model[key], assign=None), {"seed": model[key]})
+        if i % 60 == 59:
+            writer.close()
+            writer = CacheWriter(path, identity=IDENTITY, seal_bytes=20_000)
+    writer.close()
+    Path(acks).write_text(json.dumps(model))
+
+
+def compact_for_ever(path):
+    """Compact without grace, again and again, until killed."""
+    while True:
+        compact(path, grace_s=0, min_live=0.9, seal_bytes=100_000)

@@ -1,8 +1,10 @@
 """Compaction changes where records lie and nothing else, whatever happens meanwhile."""
 
 import errno
+import json
 import os
 import pickle
+import random
 import shutil
 import time
 
@@ -494,3 +496,34 @@ def test_an_empty_store_and_a_missing_one(tmp_path):
 def test_numbers_that_cannot_be_are_refused(tmp_path, wrong):
     with pytest.raises(ConfigError, match="min_live"):
         compact(tmp_path, **wrong)
+
+
+def test_writers_and_compactions_that_are_killed_at_once(tmp_path):
+    path = tmp_path / "store"
+    CacheWriter(path, identity=IDENTITY).close()
+    rng = random.Random(0)
+    writers = [
+        child.start(child.write_own_keys, path, tmp_path / f"{name}.json", name, 2000)
+        for name in ("a", "b")
+    ]
+    compactions = [child.start(child.compact_for_ever, path) for _ in range(2)]
+    while any(writer.is_alive() for writer in writers):
+        time.sleep(rng.random() * 0.5)
+        victim = rng.randrange(2)
+        compactions[victim].kill()
+        compactions[victim].join()
+        compactions[victim] = child.start(child.compact_for_ever, path)
+    for process in compactions:
+        process.kill()
+        process.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    wanted = {}
+    for name in ("a", "b"):
+        wanted |= json.loads((tmp_path / f"{name}.json").read_text())
+    compact(path, grace_s=0)
+    cache = open_cache(path)
+    assert {key: cache.meta(key)["seed"] for key in cache} == wanted
+    for key, seed in wanted.items():
+        assert content(cache[key]) == content(tiny(20, 20, seed=seed, assign=None))
+    assert_state(path, state(path))
+    assert len(shards(path)) < 30
