@@ -116,9 +116,7 @@ def read(path: Path) -> Journal:
         OSError: the file cannot be read.
     """
     data = bytes(read_file(path, MAX_HEADER_BYTES))
-    if data.count(b"\n") > len(data) // _LEAST_LINE + 1:
-        raise StoreCorruptError(f"journal {path.stem} is made of empty lines: remove it")
-    *lines, _ = data.split(b"\n")  # a last line without end is being written
+    *lines, _ = _lines(data)  # a last line without end is being written
     parsed = [_parse(raw) for raw in lines]
     owner = parsed[0] if parsed else None
     if (
@@ -198,7 +196,7 @@ def with_new_owner(data: bytes, name: str, store: str) -> bytes | None:
         The journal with another first line; ``None`` if no record in it is whole.
     """
     _, _, rest = data.partition(b"\n")
-    parsed = [value for raw in data.split(b"\n") if (value := _parse(raw))]
+    parsed = [value for raw in _lines(data) if (value := _parse(raw))]
     starts = [row.offset for v in parsed if (row := _row(v, name)) and not row.removed]
     if not starts:
         return None
@@ -211,6 +209,11 @@ def with_new_owner(data: bytes, name: str, store: str) -> bytes | None:
 def _stamped(text: str) -> bytes:
     data = text.encode()
     return f"{hexdigest(data)} ".encode() + data + b"\n"
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """The lines of a journal; none if they are so many that most must be empty."""
+    return data.split(b"\n") if data.count(b"\n") <= len(data) // _LEAST_LINE + 1 else [b""]
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
