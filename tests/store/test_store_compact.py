@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 import time
 
 import pytest
@@ -24,6 +25,7 @@ from vidcomp.store.compact import compact
 from vidcomp.store.local import LocalStorage
 
 DAY = 86_400.0
+COMPACT = sys.modules["vidcomp.store.compact"]  # its name in the package is the function
 
 
 def state(path):
@@ -65,9 +67,8 @@ def later(monkeypatch):
     def move(seconds):
         moved[0] += seconds
 
-    for module in ("compact", "commit"):
-        target = "time" if module == "compact" else "time.time"
-        monkeypatch.setattr(f"vidcomp.store.{module}.{target}", lambda: real() + moved[0])
+    monkeypatch.setattr(COMPACT, "time", lambda: real() + moved[0])
+    monkeypatch.setattr("vidcomp.store.commit.time.time", lambda: real() + moved[0])
     return move
 
 
@@ -107,8 +108,8 @@ def test_a_store_that_is_compacted_is_the_same_dictionary(operations, tmp_path_f
     path = tmp_path_factory.mktemp("s") / "store"
     model, moved = {}, [0.0]
     with pytest.MonkeyPatch.context() as patched:
-        for module in ("compact.time", "commit.time.time"):
-            patched.setattr(f"vidcomp.store.{module}", lambda: real() + moved[0])
+        patched.setattr(COMPACT, "time", lambda: real() + moved[0])
+        patched.setattr("vidcomp.store.commit.time.time", lambda: real() + moved[0])
         writer = CacheWriter(path, identity=IDENTITY)
         for name, *args in operations:
             if name == "add":
@@ -365,7 +366,7 @@ def test_killed_before_every_step(tmp_path):
 
 def test_a_plan_that_is_old_is_looked_at_again(tmp_path, monkeypatch):
     """A record is removed, and even its removal is forgotten, while a slow compaction copies it."""
-    monkeypatch.setattr("vidcomp.store.compact._STALE_S", -1.0)
+    monkeypatch.setattr(COMPACT, "_STALE_S", -1.0)
     path = filled(tmp_path / "store", commits=2)
     real_drop = copying_module.Copier._fill
 
