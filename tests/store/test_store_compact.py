@@ -211,6 +211,19 @@ def test_many_small_shards_become_few_full_ones(tmp_path):
     assert compact(path, seal_bytes=4 * nbytes).rewritten == []
 
 
+def test_shards_that_are_full_of_headers_are_full(tmp_path, monkeypatch):
+    """Very small records: headers reach their limit long before shards reach their size."""
+    path = tmp_path / "store"
+    for i in range(4):
+        write(path, {f"{i}.{j}": tiny(1, 1, seed=j) for j in range(40)})
+    before = state(path)
+    for module in ("copying", "plan"):
+        monkeypatch.setattr(f"vidcomp.store.{module}.MOST_HEADER_BYTES", 40_000)
+    assert 1 < len(compact(path, grace_s=0).made) < 6
+    assert_state(path, before)
+    assert compact(path, grace_s=0).rewritten == []
+
+
 def test_a_dry_run_says_what_would_be_done_and_changes_nothing(tmp_path):
     path = filled(tmp_path / "store")
     before = files(path)

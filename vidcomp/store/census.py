@@ -27,7 +27,7 @@ from vidcomp.store.storage import Storage
 from vidcomp.store.types import Row
 from vidcomp.store.view import Listing, load_commit
 
-__all__ = ["Census", "data_bytes", "holds_best"]
+__all__ = ["Census", "holds_best", "shard_sizes"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -177,8 +177,8 @@ def holds_best(table: Table, best: Table) -> Mask:
     return out
 
 
-def data_bytes(storage: Storage, name: str) -> int:
-    """Bytes of a shard after its header.
+def shard_sizes(storage: Storage, name: str) -> tuple[int, int]:
+    """Bytes of a shard's header, and of its data.
 
     Raises:
         OSError: it cannot be read.
@@ -187,7 +187,7 @@ def data_bytes(storage: Storage, name: str) -> int:
     file = storage.open(shard_name(name))
     what = f"shard {name}"
     length = header_length(bytes(file.read(0, min(8, file.size), what)), file.size, what)
-    return file.size - length
+    return length, file.size - length
 
 
 def _journal_rows(storage: Storage, listing: Listing) -> list[Row]:

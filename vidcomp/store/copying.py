@@ -18,14 +18,16 @@ from vidcomp.store.shard import shard_header, shard_name
 from vidcomp.store.storage import RangeFile, Storage
 from vidcomp.store.types import Row
 
-__all__ = ["Copier", "Copy", "Progress", "read_copies"]
+__all__ = ["MOST_HEADER_BYTES", "Copier", "Copy", "Progress", "read_copies"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and those that there are, now and then."""
 
+MOST_HEADER_BYTES = 32 << 20
+"""Of the shards that are made: many small records fill a header before they fill a shard."""
+
 _RUN = 16 << 20
 _GAP = 256 << 10
-_MOST_HEADER = 32 << 20
 _SPARE = 1024
 _WRITER_COST = 48
 
@@ -94,7 +96,7 @@ class Copier:
         nbytes = header = 0
         for copy in copies:
             cost = header_cost(copy.row)
-            full = nbytes + copy.row.nbytes > self._seal_bytes or header + cost > _MOST_HEADER
+            full = nbytes + copy.row.nbytes > self._seal_bytes or header + cost > MOST_HEADER_BYTES
             if batch and full:
                 yield batch
                 batch, nbytes, header = [], 0, 0

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.census import Census, data_bytes
+from vidcomp.store.census import Census, shard_sizes
+from vidcomp.store.copying import MOST_HEADER_BYTES
 from vidcomp.store.index import Table
 from vidcomp.store.storage import Storage
 
@@ -37,8 +38,10 @@ class Plan:
 class _Use(NamedTuple):
     """How much of a commit is needed."""
 
+    header: int
+    """Bytes of its shard's header."""
     data: int
-    """Bytes of its shard after the header."""
+    """Bytes after it."""
     live: int
     """Bytes of valid records."""
     num_removals: int
@@ -63,7 +66,7 @@ def plan_compaction(storage: Storage, census: Census, min_live: float, seal_byte
     live = _live_bytes(table)
     removals = {name: _removals(census, name, older) for name in census.tables}
     uses = {
-        name: _Use(size, live.get(name, 0), len(removals[name])) for name, size in sizes.items()
+        name: _Use(*size, live.get(name, 0), len(removals[name])) for name, size in sizes.items()
     }
     # What was retired, and is needed all the same (its copy was lost), is copied once more.
     forced = {n for n in census.tables.keys() - census.kept if n in census.listing.shards}
@@ -76,32 +79,32 @@ def plan_compaction(storage: Storage, census: Census, min_live: float, seal_byte
         rows,
         num_live,
         int(table.columns["nbytes"][rows[:num_live]].sum()),
-        sum(sizes.get(name, 0) for name in victims),
+        sum(sizes[name][1] for name in victims if name in sizes),
     )
 
 
-def _sizes(storage: Storage, names: Iterable[str]) -> dict[str, int]:
-    """Bytes of data of each shard whose length can be read."""
+def _sizes(storage: Storage, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Bytes of header and data of each shard whose length can be read."""
 
-    def size(name: str) -> int:
+    def size(name: str) -> tuple[int, int]:
         try:
-            return data_bytes(storage, name)
+            return shard_sizes(storage, name)
         except StoreCorruptError:
-            return -1
+            return -1, -1
 
     ordered = sorted(names)
     with ThreadPoolExecutor(storage.concurrency) as pool:
         found = dict(zip(ordered, pool.map(size, ordered), strict=True))
-    return {name: nbytes for name, nbytes in found.items() if nbytes >= 0}
+    return {name: both for name, both in found.items() if both[1] >= 0}
 
 
-def _by_worth(census: Census, sizes: dict[str, int]) -> list[str]:
+def _by_worth(census: Census, sizes: dict[str, tuple[int, int]]) -> list[str]:
     """Commits in rising order of preference as the place of a record that lies in several."""
 
     def worth(name: str) -> tuple[bool, float, str]:
         held = census.held(name) & census.tables[name].live
         nbytes = int(census.tables[name].columns["nbytes"][held].sum())
-        return name in sizes, nbytes / max(sizes.get(name, 0), 1), name
+        return name in sizes, nbytes / max(sizes.get(name, (0, 0))[1], 1), name
 
     return sorted(census.tables, key=worth)
 
@@ -127,9 +130,15 @@ def _chosen(uses: dict[str, _Use], min_live: float, seal_bytes: int) -> set[str]
         for name, use in uses.items()
         if (use.data and use.live < min_live * use.data) or not (use.live or use.num_removals)
     }
-    small = {n for n, u in uses.items() if n not in wasteful and u.data < seal_bytes / 2}
+    small = {
+        name
+        for name, use in uses.items()
+        if use.data < seal_bytes / 2 and use.header < MOST_HEADER_BYTES / 2
+    } - wasteful
     needed = [uses[n] for n in wasteful | small if uses[n].live or uses[n].num_removals]
-    num_made = max(-(-sum(use.live for use in needed) // seal_bytes), min(1, len(needed)))
+    by_data = -(-sum(use.live for use in needed) // seal_bytes)
+    by_header = -(-sum(use.header for use in needed) // MOST_HEADER_BYTES)
+    num_made = max(by_data, by_header, min(1, len(needed)))
     # Small ones are gathered if that makes them fewer; else it would go on for ever.
     return wasteful | small if num_made < len(needed) else wasteful
 

@@ -94,7 +94,7 @@ def remove_due(
     rest = census.tables.keys() - commits
     commits -= _needed(storage, census, frozenset(rest) & census.listing.shards, commits)
     fresh = {n for n in commits if now - census.retired[n] < _REMOVALS_REST_S}
-    commits -= {name for name in fresh if _drops_removals(census, name, rest)}
+    commits -= _with_removals(census, fresh, rest)
     snapshots = {n for n in due if is_snapshot(n) and n < census.snapshot}
     # In this order a reader that finds any of it still finds what stands for it.
     for folder, names in (
@@ -155,13 +155,17 @@ def _missing(
     return hashes[missing & (best.live | np.isin(hashes, older))]
 
 
-def _drops_removals(census: Census, name: str, rest: Iterable[str]) -> bool:
-    """Whether a commit holds valid removals that no other has."""
-    table = census.tables.get(name)
-    if table is None:
-        return False
-    removals = census.held(name) & ~table.live
-    return bool((removals & ~holds_best(table, census.merged(sorted(rest)))).any())
+def _with_removals(census: Census, names: set[str], rest: Iterable[str]) -> set[str]:
+    """Which commits hold valid removals that none of the ``rest`` has."""
+    there = names & census.tables.keys()
+    if not there:
+        return set()
+    others, found = census.merged(sorted(rest)), set()
+    for name in there:
+        removals = census.held(name) & ~census.tables[name].live
+        if (removals & ~holds_best(census.tables[name], others)).any():
+            found.add(name)
+    return found
 
 
 def _still_there(
