@@ -90,7 +90,6 @@ class Fetcher:
         pieces: list[memoryview],
         *,
         file: RangeFile | None = None,
-        threads: int = 1,
     ) -> None:
         """Fill buffers, which together take a whole record, and check its hash.
 
@@ -99,17 +98,13 @@ class Fetcher:
             place: where it lies.
             pieces: the buffers.
             file: what ``check`` gave.
-            threads: 2 or more: two of them share a large record of a store on this machine.
 
         Raises:
             StoreCorruptError: other bytes than were written, in the file itself.
             StoreError: they cannot be read.
         """
         file = file or self.check(key, place)
-        if threads > 1 and place.nbytes >= 2 * _SHARE and not self.is_far:
-            self._read_halves(file, key, place, pieces)
-        else:
-            self._read(file, key, place, pieces)
+        self._read(file, key, place, pieces)
         if not self.verify or digest(*pieces) == place.checksum:
             return
         if file.forget(place.offset, place.nbytes):  # a copy of it was damaged, not the shard
@@ -220,18 +215,6 @@ class Fetcher:
         """Whether a read waits for a network, so that fewer and larger ones pay."""
         return self._storage.concurrency > 1
 
-    def _read_halves(
-        self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]
-    ) -> None:
-        first, second = _halves(pieces, place.nbytes // 2)
-        later = place._replace(offset=place.offset + sum(map(len, first)))
-        other = threads_of_ours().submit(self._read, file, key, later, second)
-        try:
-            self._read(file, key, place, first)
-        finally:
-            wait([other])
-        other.result()
-
     def _read(self, file: RangeFile, key: str, place: Location, pieces: list[memoryview]) -> None:
         try:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
@@ -245,17 +228,6 @@ def _read_now(fd: int, views: list[memoryview], offset: int) -> int:
         return os.preadv(fd, views, offset, _NOWAIT)
     except OSError:
         return 0
-
-
-def _halves(pieces: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
-    """The buffers of the first ``size`` bytes, and of the rest."""
-    first: list[memoryview] = []
-    for i, piece in enumerate(pieces):
-        if size < len(piece):
-            return [*first, piece[:size]], [piece[size:], *pieces[i + 1 :]]
-        first.append(piece)
-        size -= len(piece)
-    return first, []
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:

@@ -157,7 +157,7 @@ class TokenCache:
             StoreMissError: no such record.
             StoreCorruptError: its bytes are not those that were written.
         """
-        return read_one(self._fetcher, key, self._locate(key), self._memory, threads=_THREADS)
+        return read_one(self._fetcher, key, self._locate(key), self._memory)
 
     def get_many(self, keys: Sequence[str], *, out: Tensor | None = None) -> TokenBatch:
         """The tokens of several videos, packed end to end.
@@ -189,9 +189,7 @@ class TokenCache:
         Raises:
             StoreMissError, StoreCorruptError, ShapeError: as for several.
         """
-        return read_one(
-            self._fetcher, key, self._locate(key), self._memory, out=out, threads=_THREADS
-        )
+        return read_one(self._fetcher, key, self._locate(key), self._memory, out=out)
 
     def rows(self, key: str, start: int, stop: int) -> VideoTokens:
         """Tokens ``start`` to ``stop`` of one video, as ``cache[key].select`` would give them.

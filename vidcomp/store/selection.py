@@ -167,7 +167,6 @@ def read_one(
     memory: Memory,
     *,
     out: Tensor | None = None,
-    threads: int = 1,
 ) -> VideoTokens:
     """One record.
 
@@ -180,11 +179,11 @@ def read_one(
     try:
         if out is None:
             data = memory.take([place.nbytes])[0].numpy().data
-            fetcher.fill(key, place, [data], file=file, threads=threads)
+            fetcher.fill(key, place, [data], file=file)
             return unpack(data, layout, counts)
         slot = check_out(out, counts.num_tokens, *layout.row_fields["tokens"])
         tensors, pieces = split_record(place, slot)
-        fetcher.fill(key, place, pieces, file=file, threads=threads)
+        fetcher.fill(key, place, pieces, file=file)
         return assemble(tensors, layout, counts, slot)
     except StoreCorruptError as error:
         raise StoreCorruptError(f"{key!r}: {error}") from error
