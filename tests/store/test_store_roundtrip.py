@@ -206,6 +206,15 @@ def test_a_missing_record_names_itself(tmp_path):
             call("w")
 
 
+def test_get_many_takes_records_that_differ_in_their_meta_only(tmp_path):
+    videos = {f"v{i}": tiny(seed=i, assign=None) for i in range(6)}
+    with CacheWriter(tmp_path / "c", identity={"sample": 1}) as writer:
+        for i, (key, video) in enumerate(videos.items()):
+            writer.add(key, video, {"note": "x" * 50 * (i % 3)})
+    batch = TokenCache(tmp_path / "c").get_many(list(videos))
+    assert all(same(one, video) for one, video in zip(batch, videos.values(), strict=True))
+
+
 def test_get_many_packs_in_the_order_asked(tmp_path):
     videos = {f"v{i}": tiny(i + 1, 3, i, assign=None) for i in range(5)}
     write(tmp_path, videos)

@@ -178,11 +178,11 @@ def _read_rows(
 
     This loop runs once a record, so it makes nothing that it could have made once a form.
     """
-    forms: dict[tuple[int, int], list[_Run]] = {}
+    forms: dict[tuple[int, int, int], list[_Run]] = {}
     pieces: list[list[memoryview]] = []
     kept: list[dict[str, Tensor]] = []
     for place, first in zip(places, firsts, strict=False):
-        form = id(place.layout), id(place.counts)
+        form = id(place.layout), id(place.counts), place.nbytes  # meta may be longer
         runs = forms.get(form) or forms.setdefault(form, _runs(place, columns))
         views, tensors = [], _NO_TENSORS
         for data, row_bytes, nbytes, inside in runs:
