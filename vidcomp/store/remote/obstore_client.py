@@ -159,7 +159,7 @@ class ObstoreClient:
         http = {**_HTTP_DEFAULTS, **{k: v for k, v in said.items() if k in _HTTP_OPTIONS}}
         config = {k: v for k, v in said.items() if k not in _HTTP_OPTIONS}
         provider = config.pop("credential_provider", None)
-        extra = {"config": config} if config else {}
+        extra: dict[str, Any] = {"config": config} if config else {}
         if provider is not None:
             extra["credential_provider"] = provider
         try:
