@@ -10,8 +10,8 @@ import click
 
 from vidcomp.errors import ConfigError
 from vidcomp.store import compact, export, merge, open_cache, remove, repair
-from vidcomp.store.export import ExportFormat
-from vidcomp.store.sample import TokenType
+from vidcomp.store.exports.export import ExportFormat
+from vidcomp.store.exports.sample import TokenType
 
 from .output import ByteBar, print_json, printable
 from .units import format_bytes, parse_bytes, parse_seconds

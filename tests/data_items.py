@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from vidcomp.errors import StoreStaleError
-from vidcomp.store.format import hexdigest
+from vidcomp.store.disk.format import hexdigest
 
 
 class Items:

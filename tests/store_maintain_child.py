@@ -14,10 +14,10 @@ import store_crash_child
 from store_builders import IDENTITY, tiny
 
 from vidcomp.store import CacheWriter
-from vidcomp.store.combine import merge
-from vidcomp.store.compact import compact
-from vidcomp.store.export import export
-from vidcomp.store.repair import repair
+from vidcomp.store.exports.export import export
+from vidcomp.store.upkeep.combine import merge
+from vidcomp.store.upkeep.compact import compact
+from vidcomp.store.upkeep.repair import repair
 
 
 def start(function, *args):

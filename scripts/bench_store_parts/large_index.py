@@ -9,12 +9,12 @@ import numpy as np
 from bench_store_parts.stores import videos, write_cache
 from bench_store_parts.synthetic import Size, records
 from vidcomp.store import Manifest, TokenCache
-from vidcomp.store.columns import COLUMNS
-from vidcomp.store.format import digest
+from vidcomp.store.disk.columns import COLUMNS
+from vidcomp.store.disk.format import digest
+from vidcomp.store.disk.types import SourceId
 from vidcomp.store.manifest import read_manifest
 from vidcomp.store.snapshots import publish_index
 from vidcomp.store.storage import open_storage
-from vidcomp.store.types import SourceId
 from vidcomp.store.view import load_view
 
 __all__ = ["large_store", "synthetic_key"]

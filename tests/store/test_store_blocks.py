@@ -12,12 +12,12 @@ from store_builders import FLOATS, bits, content, raw, tiny
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import ShapeError, StoreCorruptError
-from vidcomp.store.blocks import check_blocks
-from vidcomp.store.format import escape_key
-from vidcomp.store.layout import BLOCK_ROWS, Layout
-from vidcomp.store.record import pack, unpack
-from vidcomp.store.rows import RangePlan, in_window, joined, read_rows, read_window
-from vidcomp.store.types import Location
+from vidcomp.store.disk.blocks import check_blocks
+from vidcomp.store.disk.format import escape_key
+from vidcomp.store.disk.layout import BLOCK_ROWS, Layout
+from vidcomp.store.disk.record import pack, unpack
+from vidcomp.store.disk.rows import RangePlan, in_window, joined, read_rows, read_window
+from vidcomp.store.disk.types import Location
 
 COUNTS = [1, 5, 63, 64, 65, 128, 200, 331]
 

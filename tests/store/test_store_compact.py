@@ -21,11 +21,11 @@ from vidcomp.errors import ConfigError, StoreCorruptError, StoreError, StoreMiss
 from vidcomp.store import CacheWriter, SourceId, open_cache, verify
 from vidcomp.store import copying as copying_module
 from vidcomp.store.commit import snapshot
-from vidcomp.store.compact import compact
 from vidcomp.store.local import LocalStorage
+from vidcomp.store.upkeep.compact import compact
 
 DAY = 86_400.0
-COMPACT = sys.modules["vidcomp.store.compact"]  # its name in the package is the function
+COMPACT = sys.modules["vidcomp.store.upkeep.compact"]  # its name in the package is the function
 
 
 def state(path):

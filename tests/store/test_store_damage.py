@@ -12,7 +12,7 @@ from store_builders import IDENTITY, content, tiny, write
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import CacheWriter, open_cache, verify
 from vidcomp.store.commit import snapshot
-from vidcomp.store.header import stamp_header
+from vidcomp.store.disk.header import stamp_header
 from vidcomp.store.local import LocalStorage
 
 VIDEOS = {f"v{i}": tiny(6, 5, i, assign=None) for i in range(6)}
@@ -257,7 +257,7 @@ def test_names_in_an_index_cannot_leave_the_folder(store, name):
 @given(junk=st.binary(max_size=200), length=st.integers(0, 2**64 - 1))
 @settings(deadline=None, max_examples=100)
 def test_any_bytes_as_a_header_are_refused(junk, length):
-    from vidcomp.store.header import parse_header
+    from vidcomp.store.disk.header import parse_header
 
     data = struct.pack("<Q", length) + junk
     with pytest.raises(StoreCorruptError):

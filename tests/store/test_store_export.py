@@ -17,9 +17,9 @@ from store_builders import IDENTITY, any_key, any_video, bits, tiny, write
 from vidcomp.config import StoreSettings
 from vidcomp.errors import ConfigError, MissingExtraError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, open_cache
-from vidcomp.store.export import INDEX, export
-from vidcomp.store.format import unescape
-from vidcomp.store.names import safe_name
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.exports.export import INDEX, export
+from vidcomp.store.exports.names import safe_name
 
 # webdataset leaves the files that it reads to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(

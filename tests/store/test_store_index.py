@@ -11,11 +11,11 @@ from store_builders import IDENTITY, tiny, write
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import open_cache
 from vidcomp.store.commit import snapshot
-from vidcomp.store.index import Table
-from vidcomp.store.layout import Counts, Field, Layout
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.layout import Counts, Field, Layout
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.types import Row, SourceId
 from vidcomp.store.local import LocalStorage
-from vidcomp.store.merge import merge_tables
-from vidcomp.store.types import Row, SourceId
 from vidcomp.store.view import View, load_view
 from vidcomp.store.writer import CacheWriter
 from vidcomp.types import Grid
@@ -78,7 +78,7 @@ def model(found):
 def hashing(request, monkeypatch):
     """The real hash, and one that knows only three values."""
     if request.param == "colliding":
-        monkeypatch.setattr("vidcomp.store.index.digest", lambda data: len(data) % 3)
+        monkeypatch.setattr("vidcomp.store.disk.index.digest", lambda data: len(data) % 3)
 
 
 @pytest.mark.usefixtures("hashing")

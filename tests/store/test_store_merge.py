@@ -11,8 +11,8 @@ from store_builders import IDENTITY, content, tiny, write
 from vidcomp.config import StoreSettings
 from vidcomp.errors import ConfigError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.store import CacheWriter, open_cache, verify
-from vidcomp.store.combine import merge
-from vidcomp.store.remove import remove
+from vidcomp.store.upkeep.combine import merge
+from vidcomp.store.upkeep.remove import remove
 
 RECORDS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3), max_size=5)
 

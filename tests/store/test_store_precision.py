@@ -17,14 +17,14 @@ from store_builders import FLOATS, any_video, bits, content, raw, same, tiny, wr
 from vidcomp.config import StoreSettings
 from vidcomp.errors import MissingExtraError, StoreCorruptError, StoreError
 from vidcomp.store import TokenCache, open_cache, planes, verify
-from vidcomp.store.format import FEATURES, features_of
-from vidcomp.store.index import Table
-from vidcomp.store.layout import Layout
-from vidcomp.store.merge import merge_tables
-from vidcomp.store.planes import decode_planes, encode_planes
-from vidcomp.store.precision import decode_int8, encode_int8
-from vidcomp.store.record import decode_tokens, pack, unpack
-from vidcomp.store.shard import row_from_json, row_text
+from vidcomp.store.disk.format import FEATURES, features_of
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.layout import Layout
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.planes import decode_planes, encode_planes
+from vidcomp.store.disk.precision import decode_int8, encode_int8
+from vidcomp.store.disk.record import decode_tokens, pack, unpack
+from vidcomp.store.disk.shard import row_from_json, row_text
 from vidcomp.types import VideoTokens
 
 INT8 = StoreSettings(dtype="int8")

@@ -18,9 +18,9 @@ from vidcomp.errors import (
     VidcompError,
 )
 from vidcomp.store import CacheWriter, TokenCache, verify
-from vidcomp.store.compact import compact
 from vidcomp.store.remote import ObjectStorage
 from vidcomp.store.storage import open_storage
+from vidcomp.store.upkeep.compact import compact
 
 pytest.importorskip("obstore")
 

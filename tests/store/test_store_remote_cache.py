@@ -13,7 +13,7 @@ from store_builders import same, tiny, write
 
 from vidcomp.errors import ConfigError
 from vidcomp.store import TokenCache
-from vidcomp.store.format import digest
+from vidcomp.store.disk.format import digest
 from vidcomp.store.remote import ObjectInfo, RangeCache
 
 VIDEOS = {f"v{i:02d}": tiny(n=40, dim=64, seed=i, assign=None) for i in range(6)}

@@ -13,10 +13,10 @@ from store_builders import IDENTITY, content, tiny, write
 from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, open_cache, recover, verify
 from vidcomp.store.commit import journal_path, snapshot
-from vidcomp.store.compact import compact
 from vidcomp.store.journal import line
 from vidcomp.store.local import LocalStorage
-from vidcomp.store.repair import repair
+from vidcomp.store.upkeep.compact import compact
+from vidcomp.store.upkeep.repair import repair
 
 
 def filled(path):

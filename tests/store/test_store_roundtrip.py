@@ -13,7 +13,7 @@ from store_builders import FLOATS, any_key, any_video, bits, content, same, tiny
 from vidcomp.config import StoreSettings
 from vidcomp.errors import ShapeError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, SourceId, TokenCache, open_cache, verify
-from vidcomp.store.format import escape, unescape
+from vidcomp.store.disk.format import escape, unescape
 from vidcomp.types import TokenBatch
 
 SALIENCY = {"saliency": torch.zeros(5)}

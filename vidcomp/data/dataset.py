@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from vidcomp.data.order import Indices
 from vidcomp.errors import ShapeError, StoreError, StoreStaleError
 from vidcomp.store import Memory, Selection, TokenCache
-from vidcomp.store.format import hexdigest
+from vidcomp.store.disk.format import hexdigest
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
 
 __all__ = ["CachedTokenDataset", "Sample", "Samples", "collate", "collate_padded"]

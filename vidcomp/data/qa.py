@@ -14,7 +14,7 @@ from vidcomp.data.matching import KeyMatcher
 from vidcomp.data.qa_batch import QABatch, QASample, QASamples, pinned, taken
 from vidcomp.errors import ConfigError, ShapeError, StoreMissError
 from vidcomp.store import Memory, TokenCache
-from vidcomp.store.format import hexdigest
+from vidcomp.store.disk.format import hexdigest
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
 
 __all__ = ["QADataset"]

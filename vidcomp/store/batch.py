@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import ShapeError
+from vidcomp.store.disk.layout import Place, view_bytes
+from vidcomp.store.disk.record import decode_tokens, unpack_rest
+from vidcomp.store.disk.types import Location
 from vidcomp.store.fetch import Fetcher
-from vidcomp.store.layout import Place, view_bytes
 from vidcomp.store.memory import Memory
-from vidcomp.store.record import decode_tokens, unpack_rest
-from vidcomp.store.types import Location
 from vidcomp.types import PaddedTokens, TokenBatch
 
 __all__ = ["check_out", "read_batch", "split_record"]

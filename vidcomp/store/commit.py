@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.shard import shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import open_file, sync_folder, write_all
-from vidcomp.store.index import Table
-from vidcomp.store.merge import merge_tables
-from vidcomp.store.shard import shard_header, shard_name
 from vidcomp.store.snapshots import (
     Retired,
     is_snapshot,
@@ -19,7 +20,6 @@ from vidcomp.store.snapshots import (
     read_snapshot,
 )
 from vidcomp.store.storage import Storage
-from vidcomp.store.types import Row
 from vidcomp.store.view import load_view
 
 __all__ = ["delta_name", "drop", "journal_path", "part_path", "publish", "seal", "snapshot"]

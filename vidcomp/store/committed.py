@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from vidcomp.errors import StoreError
-from vidcomp.store.format import escape_key, unescape
-from vidcomp.store.types import Row, SourceId
+from vidcomp.store.disk.format import escape_key, unescape
+from vidcomp.store.disk.types import Row, SourceId
 from vidcomp.store.view import View
 
 __all__ = ["Committed"]

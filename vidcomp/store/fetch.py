@@ -9,13 +9,13 @@ from typing import NoReturn
 import xxhash
 
 from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.store.disk.format import digest
+from vidcomp.store.disk.shard import shard_name
+from vidcomp.store.disk.types import Location
 from vidcomp.store.files import explained
-from vidcomp.store.format import digest
 from vidcomp.store.pool import FilePool
-from vidcomp.store.shard import shard_name
 from vidcomp.store.storage import RangeFile, Storage
 from vidcomp.store.threads import threads as threads_of_ours
-from vidcomp.store.types import Location
 
 __all__ = ["Fetcher"]
 

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
+from vidcomp.store.disk.format import ALIGN, FORMAT_VERSION, MAX_HEADER_BYTES, hexdigest
+from vidcomp.store.disk.header import dumps
+from vidcomp.store.disk.layout import Layout
+from vidcomp.store.disk.shard import check_generation, check_key, row_from_json, row_text
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import TEMPORARY, open_file, read_file, write_all
-from vidcomp.store.format import ALIGN, FORMAT_VERSION, MAX_HEADER_BYTES, hexdigest
-from vidcomp.store.header import dumps
-from vidcomp.store.layout import Layout
-from vidcomp.store.shard import check_generation, check_key, row_from_json, row_text
-from vidcomp.store.types import Row
 
 fcntl: ModuleType | None
 try:

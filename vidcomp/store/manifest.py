@@ -8,8 +8,8 @@ from typing import Any
 
 from vidcomp.config import StoreSettings, differences, fingerprint
 from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError, StoreStaleError
+from vidcomp.store.disk.format import FEATURES, FORMAT_VERSION, check_stamp, features_of, stamp
 from vidcomp.store.files import explained
-from vidcomp.store.format import FEATURES, FORMAT_VERSION, check_stamp, features_of, stamp
 from vidcomp.store.storage import Storage
 
 __all__ = [

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vidcomp.store.format import ALIGN
+from vidcomp.store.disk.format import ALIGN
 
 __all__ = ["Memory"]
 

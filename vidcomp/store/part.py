@@ -9,14 +9,14 @@ from typing import Any
 
 from vidcomp.store import journal
 from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
+from vidcomp.store.disk.format import ALIGN
+from vidcomp.store.disk.header import dumps
+from vidcomp.store.disk.layout import Counts, Layout
+from vidcomp.store.disk.shard import FILLER_NBYTES, record_entries, row_text, shard_header
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import write_all
-from vidcomp.store.format import ALIGN
-from vidcomp.store.header import dumps
-from vidcomp.store.layout import Counts, Layout
-from vidcomp.store.shard import FILLER_NBYTES, record_entries, row_text, shard_header
 from vidcomp.store.storage import Storage
 from vidcomp.store.threads import threads
-from vidcomp.store.types import Row
 
 __all__ = ["Part", "header_cost", "layout_cost", "room_for"]
 

@@ -11,18 +11,18 @@ import numpy as np
 from torch import Tensor
 
 from vidcomp.errors import ConfigError, StoreCorruptError, StoreMissError
+from vidcomp.store.disk.format import escape_key, is_commit, unescape
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.record import read_meta
+from vidcomp.store.disk.rows import read_rows, read_window
+from vidcomp.store.disk.types import Location, Order, RecordInfo, Row
 from vidcomp.store.fetch import Fetcher
-from vidcomp.store.format import escape_key, is_commit, unescape
-from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.memory import Memory
-from vidcomp.store.record import read_meta
 from vidcomp.store.room import within_memory
-from vidcomp.store.rows import read_rows, read_window
 from vidcomp.store.selection import Selection, read_many, read_one, read_part
 from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage, open_storage
-from vidcomp.store.types import Location, Order, RecordInfo, Row
 from vidcomp.store.view import Pin, View, load_view
 from vidcomp.types import TokenBatch, VideoTokens
 

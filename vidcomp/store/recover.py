@@ -13,14 +13,14 @@ import xxhash
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store import journal
 from vidcomp.store.commit import delta_name, drop, journal_path, part_path, publish, seal
+from vidcomp.store.disk.format import is_commit
+from vidcomp.store.disk.shard import read_shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import TEMPORARY, explained, list_names
-from vidcomp.store.format import is_commit
 from vidcomp.store.local import FOLDERS, OpenFile
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.room import total_memory
-from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.storage import Storage, open_storage
-from vidcomp.store.types import Row
 
 __all__ = ["recover", "replay"]
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from vidcomp.errors import ShapeError, StoreCorruptError
 from vidcomp.store.batch import check_out, read_batch, split_record
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.record import assemble, unpack
+from vidcomp.store.disk.rows import GAP_BYTES, read_rows, read_window
+from vidcomp.store.disk.types import Location, Order
 from vidcomp.store.fetch import Fetcher
-from vidcomp.store.index import Table
 from vidcomp.store.memory import Memory
-from vidcomp.store.record import assemble, unpack
 from vidcomp.store.room import within_memory
-from vidcomp.store.rows import GAP_BYTES, read_rows, read_window
-from vidcomp.store.types import Location, Order
 from vidcomp.types import PaddedTokens, TokenBatch, VideoTokens
 
 __all__ = ["Selection", "read_many", "read_one", "read_part"]

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.columns import KIND, write_index
+from vidcomp.store.disk.columns import KIND, write_index
+from vidcomp.store.disk.format import is_commit
+from vidcomp.store.disk.header import parse_header
+from vidcomp.store.disk.index import Table
 from vidcomp.store.files import explained
-from vidcomp.store.format import is_commit
-from vidcomp.store.header import parse_header
-from vidcomp.store.index import Table
 from vidcomp.store.storage import Storage
 
 __all__ = ["Retired", "is_snapshot", "next_number", "publish_index", "read_snapshot"]

@@ -10,15 +10,15 @@ from typing import TypeAlias
 import numpy as np
 
 from vidcomp.errors import StoreCorruptError, StoreError
+from vidcomp.store.disk.format import is_commit
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.shard import read_shard_header, shard_name
+from vidcomp.store.disk.types import Order, Row
 from vidcomp.store.files import explained, list_names
-from vidcomp.store.format import is_commit
-from vidcomp.store.index import Table
-from vidcomp.store.merge import merge_tables
-from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage
 from vidcomp.store.threads import threads
-from vidcomp.store.types import Order, Row
 
 __all__ = ["Listing", "Pin", "View", "load_commit", "load_view"]
 

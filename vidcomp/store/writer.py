@@ -15,14 +15,14 @@ from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreError, StoreMissError
 from vidcomp.store.commit import snapshot
 from vidcomp.store.committed import Committed
+from vidcomp.store.disk.format import escape_key
+from vidcomp.store.disk.record import Packed, pack
+from vidcomp.store.disk.types import Receipt, Row, SourceId
 from vidcomp.store.files import explained
-from vidcomp.store.format import escape_key
 from vidcomp.store.manifest import Manifest, create_or_join
 from vidcomp.store.part import Part, header_cost, room_for
-from vidcomp.store.record import Packed, pack
 from vidcomp.store.recover import recover
 from vidcomp.store.storage import Storage, open_storage
-from vidcomp.store.types import Receipt, Row, SourceId
 from vidcomp.store.view import View, load_view
 from vidcomp.types import VideoTokens
 

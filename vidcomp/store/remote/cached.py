@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vidcomp.store.disk.format import Bytes, digest
 from vidcomp.store.files import TEMPORARY, write_all
-from vidcomp.store.format import Bytes, digest
 from vidcomp.store.remote.client import ObjectInfo
 
-__all__ = ["RangeCache"]
+__all__ = ["RangeCache", "scatter"]
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vidcomp.store.format import Bytes
+from vidcomp.store.disk.format import Bytes
 
 __all__ = ["ObjectClient", "ObjectInfo", "Piece"]
 

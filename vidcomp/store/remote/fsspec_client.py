@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vidcomp.errors import ConfigError, MissingExtraError
+from vidcomp.store.disk.format import Bytes
 from vidcomp.store.files import TEMPORARY
-from vidcomp.store.format import Bytes
 from vidcomp.store.remote.client import ObjectInfo, Piece
 from vidcomp.store.remote.errors import RemoteDeniedError, RemoteError, TransientError
 

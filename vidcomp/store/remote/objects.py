@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from vidcomp.errors import ConfigError
-from vidcomp.store.format import Bytes
+from vidcomp.store.disk.format import Bytes
 from vidcomp.store.remote.cached import RangeCache
 from vidcomp.store.remote.client import ObjectClient, ObjectInfo, Piece
 from vidcomp.store.remote.errors import RemoteError, TransientError

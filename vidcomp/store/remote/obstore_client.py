@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from vidcomp.errors import ConfigError
-from vidcomp.store.format import Bytes
+from vidcomp.store.disk.format import Bytes
 from vidcomp.store.remote.client import ObjectInfo, Piece
 from vidcomp.store.remote.credentials import aws_defaults
 from vidcomp.store.remote.errors import RemoteError

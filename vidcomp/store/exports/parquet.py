@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vidcomp.errors import MissingExtraError, StoreError
-from vidcomp.store.export_files import KIND, whole_file
-from vidcomp.store.sample import Exported, TokenType, array_of
+from vidcomp.store.exports.files import KIND, whole_file
+from vidcomp.store.exports.sample import Exported, TokenType, array_of
 
 __all__ = ["ParquetFiles"]
 

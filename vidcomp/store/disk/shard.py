@@ -7,7 +7,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import (
+from vidcomp.store.disk.format import (
     ALIGN,
     FORMAT_VERSION,
     MAX_GENERATION,
@@ -15,7 +15,7 @@ from vidcomp.store.format import (
     is_commit,
     unescape,
 )
-from vidcomp.store.header import (
+from vidcomp.store.disk.header import (
     Header,
     build_header,
     check_header,
@@ -25,9 +25,9 @@ from vidcomp.store.header import (
     parse_header,
     stamp_header,
 )
-from vidcomp.store.layout import Counts, Layout
+from vidcomp.store.disk.layout import Counts, Layout
+from vidcomp.store.disk.types import Row, SourceId
 from vidcomp.store.storage import RangeFile
-from vidcomp.store.types import Row, SourceId
 from vidcomp.types import Grid
 
 __all__ = [

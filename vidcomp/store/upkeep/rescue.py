@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.census import holds_best
-from vidcomp.store.copying import Copy, Progress, read_copies
-from vidcomp.store.examine import Commit, examine, is_index_of, meta_problem
-from vidcomp.store.format import unescape
-from vidcomp.store.index import Table
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.types import Row
 from vidcomp.store.manifest import Manifest
-from vidcomp.store.merge import merge_tables
 from vidcomp.store.snapshots import Retired, read_snapshot
 from vidcomp.store.storage import Storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.census import holds_best
+from vidcomp.store.upkeep.copying import Copy, Progress, read_copies
+from vidcomp.store.upkeep.examine import Commit, examine, is_index_of, meta_problem
 from vidcomp.store.view import Listing
 
 __all__ = ["Findings", "inspect"]

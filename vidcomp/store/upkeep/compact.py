@@ -10,16 +10,16 @@ from pathlib import Path
 from time import monotonic, time
 
 from vidcomp.errors import ConfigError, StoreCorruptError, StoreError
-from vidcomp.store.census import Census
-from vidcomp.store.copying import Copier, Copy, Progress
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import explained
-from vidcomp.store.format import unescape
 from vidcomp.store.manifest import Manifest, read_manifest
-from vidcomp.store.plan import Plan, plan_compaction
 from vidcomp.store.recover import recover
-from vidcomp.store.retire import remove_due, retire, waiting
 from vidcomp.store.storage import Storage, open_storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.census import Census
+from vidcomp.store.upkeep.copying import Copier, Copy, Progress
+from vidcomp.store.upkeep.plan import Plan, plan_compaction
+from vidcomp.store.upkeep.retire import remove_due, retire, waiting
 
 __all__ = ["CompactReport", "compact"]
 

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreError
-from vidcomp.store.census import Census, holds_best
 from vidcomp.store.commit import delta_name
-from vidcomp.store.format import is_commit
-from vidcomp.store.shard import shard_name
+from vidcomp.store.disk.format import is_commit
+from vidcomp.store.disk.shard import shard_name
 from vidcomp.store.snapshots import Retired, is_snapshot, publish_index
 from vidcomp.store.storage import Storage
+from vidcomp.store.upkeep.census import Census, holds_best
 
 __all__ = ["Removed", "remove_due", "retire", "waiting"]
 

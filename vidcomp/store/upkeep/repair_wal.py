@@ -3,11 +3,11 @@
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store import journal
 from vidcomp.store.commit import journal_path, part_path
+from vidcomp.store.disk.format import MAX_HEADER_BYTES, is_commit
 from vidcomp.store.files import list_names, read_file, replace_file
-from vidcomp.store.format import MAX_HEADER_BYTES, is_commit
-from vidcomp.store.quarantine import set_aside_local
-from vidcomp.store.report import RepairReport
 from vidcomp.store.storage import Storage
+from vidcomp.store.upkeep.quarantine import set_aside_local
+from vidcomp.store.upkeep.report import RepairReport
 
 __all__ = ["repair_wal", "say_what_is_left"]
 

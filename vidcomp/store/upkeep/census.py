@@ -16,15 +16,15 @@ import numpy.typing as npt
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
 from vidcomp.store.commit import journal_path
+from vidcomp.store.disk.format import digest
+from vidcomp.store.disk.header import header_length
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.merge import gather, merge_tables
+from vidcomp.store.disk.shard import shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import explained
-from vidcomp.store.format import digest
-from vidcomp.store.header import header_length
-from vidcomp.store.index import Table
-from vidcomp.store.merge import gather, merge_tables
-from vidcomp.store.shard import shard_name
 from vidcomp.store.snapshots import Retired, is_snapshot, next_number, read_snapshot
 from vidcomp.store.storage import Storage
-from vidcomp.store.types import Row
 from vidcomp.store.view import Listing, load_commit
 
 __all__ = ["Census", "holds_best", "shard_sizes"]

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vidcomp.store.export_files import KIND, field_word, npy_parts, whole_file
-from vidcomp.store.sample import Exported, TokenType, array_of
+from vidcomp.store.exports.files import KIND, field_word, npy_parts, whole_file
+from vidcomp.store.exports.sample import Exported, TokenType, array_of
 
 __all__ = ["TarFiles"]
 

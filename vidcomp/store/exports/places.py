@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreMissError
-from vidcomp.store.format import escape_key
-from vidcomp.store.types import Row
+from vidcomp.store.disk.format import escape_key
+from vidcomp.store.disk.types import Row
 from vidcomp.store.view import View
 
 __all__ = ["Places"]

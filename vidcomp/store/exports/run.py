@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from vidcomp.errors import ConfigError, StoreError
-from vidcomp.store.copying import Copy, Progress, read_copies
-from vidcomp.store.export_files import NpyFiles, SafetensorsFiles
-from vidcomp.store.export_parquet import ParquetFiles
-from vidcomp.store.export_tar import TarFiles
-from vidcomp.store.format import digest, unescape
-from vidcomp.store.names import safe_name
-from vidcomp.store.places import Places
-from vidcomp.store.sample import Exported, TokenType, expected_dtype, exported
+from vidcomp.store.disk.format import digest, unescape
+from vidcomp.store.disk.types import Row
+from vidcomp.store.exports.files import NpyFiles, SafetensorsFiles
+from vidcomp.store.exports.names import safe_name
+from vidcomp.store.exports.parquet import ParquetFiles
+from vidcomp.store.exports.places import Places
+from vidcomp.store.exports.sample import Exported, TokenType, expected_dtype, exported
+from vidcomp.store.exports.tar import TarFiles
 from vidcomp.store.storage import Storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.copying import Copy, Progress, read_copies
 
 __all__ = ["ExportReport", "RecordReader", "write_files", "write_groups"]
 

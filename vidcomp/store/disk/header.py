@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import (
+from vidcomp.store.disk.format import (
     ALIGN,
     DTYPES,
     FORMAT_VERSION,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError
-from vidcomp.store.blocks import block_checks
-from vidcomp.store.format import ALIGN, DTYPE_NAMES, MAX_PATCHES, digest, escape
-from vidcomp.store.layout import Counts, Field, Layout
-from vidcomp.store.planes import decode_planes, encode_planes
-from vidcomp.store.precision import decode_int8, encode_int8
-from vidcomp.store.types import Row, SourceId
+from vidcomp.store.disk.blocks import block_checks
+from vidcomp.store.disk.format import ALIGN, DTYPE_NAMES, MAX_PATCHES, digest, escape
+from vidcomp.store.disk.layout import Counts, Field, Layout
+from vidcomp.store.disk.planes import decode_planes, encode_planes
+from vidcomp.store.disk.precision import decode_int8, encode_int8
+from vidcomp.store.disk.types import Row, SourceId
 from vidcomp.types import VideoTokens
 
 __all__ = ["Packed", "assemble", "decode_tokens", "pack", "read_meta", "unpack", "unpack_rest"]

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.census import Census, shard_sizes
-from vidcomp.store.copying import MOST_HEADER_BYTES
-from vidcomp.store.index import Table
+from vidcomp.store.disk.index import Table
 from vidcomp.store.storage import Storage
+from vidcomp.store.upkeep.census import Census, shard_sizes
+from vidcomp.store.upkeep.copying import MOST_HEADER_BYTES
 
 __all__ = ["Plan", "plan_compaction"]
 

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import Bytes, digest
-from vidcomp.store.layout import BLOCK_ROWS, Counts, Layout
+from vidcomp.store.disk.format import Bytes, digest
+from vidcomp.store.disk.layout import BLOCK_ROWS, Counts, Layout
 
 __all__ = ["block_checks", "check_blocks", "check_head", "check_rows"]
 

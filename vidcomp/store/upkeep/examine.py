@@ -8,15 +8,15 @@ from typing import Literal
 import numpy as np
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.census import holds_best
 from vidcomp.store.commit import delta_name
-from vidcomp.store.format import unescape
-from vidcomp.store.header import check_header, header_length
-from vidcomp.store.index import Table
-from vidcomp.store.record import read_meta
-from vidcomp.store.shard import ShardHeader, read_shard_header, shard_name
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.disk.header import check_header, header_length
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.record import read_meta
+from vidcomp.store.disk.shard import ShardHeader, read_shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.storage import RangeFile, Storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.census import holds_best
 
 __all__ = [
     "Commit",

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidcomp.store.disk.format import ALIGN, DTYPE_NAMES
+from vidcomp.store.disk.header import dumps, entry
+from vidcomp.store.exports.names import safe_name
+from vidcomp.store.exports.sample import Exported, TokenType, array_of
 from vidcomp.store.files import TEMPORARY
-from vidcomp.store.format import ALIGN, DTYPE_NAMES
-from vidcomp.store.header import dumps, entry
-from vidcomp.store.names import safe_name
-from vidcomp.store.sample import Exported, TokenType, array_of
 
 __all__ = [
     "KIND",

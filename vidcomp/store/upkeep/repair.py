@@ -12,22 +12,22 @@ from pathlib import Path
 from time import time
 
 from vidcomp.errors import StoreCorruptError, StoreError
-from vidcomp.store.census import Census
 from vidcomp.store.commit import delta_name
-from vidcomp.store.copying import Copier, Copy, Progress
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.shard import read_shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import explained
-from vidcomp.store.format import unescape
-from vidcomp.store.index import Table
 from vidcomp.store.manifest import MANIFEST, Manifest, manifest_bytes, read_manifest
-from vidcomp.store.quarantine import keep_copy, set_aside
 from vidcomp.store.recover import recover
-from vidcomp.store.repair_wal import repair_wal, say_what_is_left
-from vidcomp.store.report import RepairReport
-from vidcomp.store.rescue import Findings, inspect
-from vidcomp.store.retire import retire
-from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.storage import Storage, open_storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.census import Census
+from vidcomp.store.upkeep.copying import Copier, Copy, Progress
+from vidcomp.store.upkeep.quarantine import keep_copy, set_aside
+from vidcomp.store.upkeep.repair_wal import repair_wal, say_what_is_left
+from vidcomp.store.upkeep.report import RepairReport
+from vidcomp.store.upkeep.rescue import Findings, inspect
+from vidcomp.store.upkeep.retire import retire
 
 __all__ = ["RepairReport", "repair"]
 

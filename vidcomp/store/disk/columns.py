@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import (
+from vidcomp.store.disk.format import (
     ALIGN,
     FORMAT_VERSION,
     MAX_GENERATION,
@@ -15,7 +15,7 @@ from vidcomp.store.format import (
     is_commit,
     unescape,
 )
-from vidcomp.store.header import (
+from vidcomp.store.disk.header import (
     Header,
     build_header,
     check_header,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import StoreError
-from vidcomp.store.format import escape_key, unescape
-from vidcomp.store.names import safe_name
-from vidcomp.store.record import read_meta, unpack
-from vidcomp.store.types import Row
+from vidcomp.store.disk.format import escape_key, unescape
+from vidcomp.store.disk.record import read_meta, unpack
+from vidcomp.store.disk.types import Row
+from vidcomp.store.exports.names import safe_name
 
 __all__ = ["Exported", "TokenType", "array_of", "expected_dtype", "exported"]
 

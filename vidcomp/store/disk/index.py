@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.columns import COLUMNS, Array, blob, check_columns, read_index, write_index
-from vidcomp.store.format import digest, unescape
-from vidcomp.store.layout import Counts, Layout
-from vidcomp.store.types import Location, Row, SourceId
+from vidcomp.store.disk.columns import COLUMNS, Array, blob, check_columns, read_index, write_index
+from vidcomp.store.disk.format import digest, unescape
+from vidcomp.store.disk.layout import Counts, Layout
+from vidcomp.store.disk.types import Location, Row, SourceId
 from vidcomp.types import Grid
 
 __all__ = ["Table"]

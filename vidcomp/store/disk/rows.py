@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import ShapeError, StoreCorruptError
-from vidcomp.store.blocks import check_head, check_rows
-from vidcomp.store.format import digest, escape_key
-from vidcomp.store.layout import BLOCK_ROWS, Counts, Field, Layout, Place, view_bytes
-from vidcomp.store.record import decode_tokens, unpack, unpack_rest
-from vidcomp.store.types import Location
+from vidcomp.store.disk.blocks import check_head, check_rows
+from vidcomp.store.disk.format import digest, escape_key
+from vidcomp.store.disk.layout import BLOCK_ROWS, Counts, Field, Layout, Place, view_bytes
+from vidcomp.store.disk.record import decode_tokens, unpack, unpack_rest
+from vidcomp.store.disk.types import Location
 from vidcomp.types import VideoTokens
 
 __all__ = ["GAP_BYTES", "Fetch", "RangePlan", "in_window", "joined", "read_rows", "read_window"]

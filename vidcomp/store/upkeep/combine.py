@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 
 from vidcomp.errors import ConfigError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.store.commit import snapshot
-from vidcomp.store.copying import Copier, Copy, Progress
+from vidcomp.store.disk.format import unescape
+from vidcomp.store.disk.index import Table
 from vidcomp.store.files import explained
-from vidcomp.store.format import unescape
-from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, create_or_join, read_manifest, what_differs
 from vidcomp.store.recover import recover
 from vidcomp.store.storage import Storage, open_storage
+from vidcomp.store.upkeep.copying import Copier, Copy, Progress
 from vidcomp.store.view import View, load_view
 
 __all__ = ["MergeReport", "merge"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import StoreCorruptError
-from vidcomp.store.format import DTYPES, MAX_DIMS, unescape
+from vidcomp.store.disk.format import DTYPES, MAX_DIMS, unescape
 from vidcomp.types import Grid
 
 __all__ = ["BLOCK_ROWS", "Counts", "Field", "Layout", "Place", "Places", "view_bytes"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vidcomp.store.columns import COLUMNS, Array
-from vidcomp.store.index import Table
-from vidcomp.store.layout import Layout
+from vidcomp.store.disk.columns import COLUMNS, Array
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.layout import Layout
 
 __all__ = ["gather", "merge_tables"]
 

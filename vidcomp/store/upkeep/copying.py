@@ -11,12 +11,12 @@ import numpy as np
 
 from vidcomp.errors import StoreCorruptError
 from vidcomp.store.commit import drop
-from vidcomp.store.format import ALIGN, digest
+from vidcomp.store.disk.format import ALIGN, digest
+from vidcomp.store.disk.shard import shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.manifest import Manifest
 from vidcomp.store.part import Part, header_cost, layout_cost
-from vidcomp.store.shard import shard_header, shard_name
 from vidcomp.store.storage import RangeFile, Storage
-from vidcomp.store.types import Row
 
 __all__ = ["MOST_HEADER_BYTES", "Copier", "Copy", "Progress", "read_copies"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from vidcomp.store.layout import Counts, Layout
+from vidcomp.store.disk.layout import Counts, Layout
 from vidcomp.types import Grid
 
 __all__ = ["Location", "Order", "Receipt", "RecordInfo", "Row", "SourceId"]

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from vidcomp.errors import ConfigError
-from vidcomp.store.copying import Progress
-from vidcomp.store.export_files import NpyFiles, SafetensorsFiles, whole_file
-from vidcomp.store.export_parquet import ParquetFiles
-from vidcomp.store.export_run import ExportReport, RecordReader, write_files, write_groups
-from vidcomp.store.export_tar import TarFiles
+from vidcomp.store.exports.files import NpyFiles, SafetensorsFiles, whole_file
+from vidcomp.store.exports.parquet import ParquetFiles
+from vidcomp.store.exports.places import Places
+from vidcomp.store.exports.run import ExportReport, RecordReader, write_files, write_groups
+from vidcomp.store.exports.sample import TokenType
+from vidcomp.store.exports.tar import TarFiles
 from vidcomp.store.files import explained
 from vidcomp.store.manifest import read_manifest
-from vidcomp.store.places import Places
-from vidcomp.store.sample import TokenType
 from vidcomp.store.storage import Storage, open_storage
+from vidcomp.store.upkeep.copying import Progress
 from vidcomp.store.view import load_view
 
 __all__ = ["INDEX", "ExportFormat", "ExportReport", "export"]

@@ -8,17 +8,17 @@ from pathlib import Path
 from vidcomp.errors import StoreCorruptError, StoreError
 from vidcomp.store import journal
 from vidcomp.store.commit import delta_name, journal_path
-from vidcomp.store.copying import Progress
-from vidcomp.store.examine import is_index_of, meta_problem, same_rows, tensor_problems
+from vidcomp.store.disk.format import digest, is_commit, unescape
+from vidcomp.store.disk.index import Table
+from vidcomp.store.disk.merge import merge_tables
+from vidcomp.store.disk.shard import read_shard_header, shard_name
+from vidcomp.store.disk.types import Row
 from vidcomp.store.files import explained, list_names
-from vidcomp.store.format import digest, is_commit, unescape
-from vidcomp.store.index import Table
 from vidcomp.store.manifest import Manifest, read_manifest
-from vidcomp.store.merge import merge_tables
-from vidcomp.store.shard import read_shard_header, shard_name
 from vidcomp.store.snapshots import read_snapshot
 from vidcomp.store.storage import RangeFile, Storage, open_storage
-from vidcomp.store.types import Row
+from vidcomp.store.upkeep.copying import Progress
+from vidcomp.store.upkeep.examine import is_index_of, meta_problem, same_rows, tensor_problems
 from vidcomp.store.view import Listing, View, load_view
 
 __all__ = ["VerifyReport", "verify"]

@@ -1,0 +1,1 @@
+"""Records of a store as files for other programs."""
