@@ -1,7 +1,7 @@
 """Token caches on object stores: S3, Google, Azure, HTTP, and whatever fsspec knows."""
 
 from vidcomp.store.remote.cached import RangeCache
-from vidcomp.store.remote.client import ObjectClient, ObjectInfo, Piece
+from vidcomp.store.remote.client import ObjectClient, ObjectInfo
 from vidcomp.store.remote.errors import RemoteDeniedError, RemoteError, TransientError
 from vidcomp.store.remote.files import RemoteFile
 from vidcomp.store.remote.objects import ObjectStorage
@@ -11,7 +11,6 @@ __all__ = [
     "ObjectClient",
     "ObjectInfo",
     "ObjectStorage",
-    "Piece",
     "RangeCache",
     "RemoteDeniedError",
     "RemoteError",

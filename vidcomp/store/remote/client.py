@@ -6,7 +6,7 @@ from typing import Protocol
 
 from vidcomp.store.disk.format import Bytes
 
-__all__ = ["ObjectClient", "ObjectInfo", "Piece"]
+__all__ = ["ObjectClient", "ObjectInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +17,6 @@ class ObjectInfo:
     """Bytes."""
     tag: str
     """Changes with the content (etag, else time of the last change); empty if nothing is said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of an object."""
-
-    data: Bytes
-    """Fewer bytes than were asked for if the object ends, or the connection did."""
-    size: int
-    """Of the whole object; -1 if it was not said."""
 
 
 class ObjectClient(Protocol):
@@ -49,8 +39,8 @@ class ObjectClient(Protocol):
     def get(self, name: str) -> Bytes:
         """All bytes."""
 
-    def get_range(self, name: str, start: int, stop: int) -> Piece:
-        """Bytes ``start`` to ``stop``, in one request."""
+    def get_range(self, name: str, start: int, stop: int) -> Bytes:
+        """Bytes ``start`` to ``stop``, in one request; fewer if the object ends before."""
 
     def put(self, name: str, data: Bytes) -> None:
         """Make or replace an object."""

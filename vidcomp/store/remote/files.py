@@ -5,8 +5,9 @@ from typing import Protocol
 import numpy as np
 
 from vidcomp.errors import StoreCorruptError
+from vidcomp.store.disk.format import Bytes
 from vidcomp.store.remote.cached import RangeCache, scatter
-from vidcomp.store.remote.client import ObjectInfo, Piece
+from vidcomp.store.remote.client import ObjectInfo
 
 __all__ = ["RemoteFile"]
 
@@ -20,7 +21,7 @@ class _Source(Protocol):
     @property
     def cache(self) -> RangeCache | None: ...
 
-    def fetch(self, name: str, start: int, stop: int) -> Piece: ...
+    def fetch(self, name: str, start: int, stop: int) -> Bytes: ...
 
     def fresh_size(self, name: str) -> int: ...
 
@@ -80,7 +81,7 @@ class RemoteFile:
 
     def _fetch(self, offset: int, nbytes: int, what: str) -> memoryview:
         try:
-            piece = self._source.fetch(self._name, offset, offset + nbytes)
+            data = self._source.fetch(self._name, offset, offset + nbytes)
         except FileNotFoundError:
             raise
         except OSError:
@@ -88,9 +89,9 @@ class RemoteFile:
             if (size := self._source.fresh_size(self._name)) < offset + nbytes:
                 raise _shorter(what, offset, nbytes, size) from None
             raise
-        if len(piece.data) < nbytes:
-            raise _shorter(what, offset, nbytes, piece.size)
-        return memoryview(piece.data)
+        if len(data) < nbytes:
+            raise _shorter(what, offset, nbytes, offset + len(data))
+        return memoryview(data)
 
     def _check(self, offset: int, nbytes: int, what: str) -> None:
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:

@@ -12,7 +12,7 @@ from typing import Any
 from vidcomp.errors import ConfigError, MissingExtraError
 from vidcomp.store.disk.format import Bytes
 from vidcomp.store.files import TEMPORARY
-from vidcomp.store.remote.client import ObjectInfo, Piece
+from vidcomp.store.remote.client import ObjectInfo
 from vidcomp.store.remote.errors import RemoteDeniedError, RemoteError, TransientError
 
 __all__ = ["FsspecClient"]
@@ -74,10 +74,10 @@ class FsspecClient:
         with self._explained(name):
             return memoryview(self._fs.cat_file(self._path(name)))
 
-    def get_range(self, name: str, start: int, stop: int) -> Piece:
+    def get_range(self, name: str, start: int, stop: int) -> Bytes:
         """Bytes ``start`` to ``stop``."""
         with self._explained(name):
-            return Piece(memoryview(self._fs.cat_file(self._path(name), start=start, end=stop)), -1)
+            return memoryview(self._fs.cat_file(self._path(name), start=start, end=stop))
 
     def put(self, name: str, data: Bytes) -> None:
         """Make or replace an object."""

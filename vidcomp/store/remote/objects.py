@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from vidcomp.errors import ConfigError
 from vidcomp.store.disk.format import Bytes
 from vidcomp.store.remote.cached import RangeCache
-from vidcomp.store.remote.client import ObjectClient, ObjectInfo, Piece
+from vidcomp.store.remote.client import ObjectClient, ObjectInfo
 from vidcomp.store.remote.errors import RemoteError, TransientError
 from vidcomp.store.remote.files import RemoteFile
 from vidcomp.store.remote.make import make_client
@@ -209,8 +209,8 @@ class ObjectStorage:
     def barrier(self, folder: str) -> None:
         """Nothing: what a server has acknowledged is durable."""
 
-    def fetch(self, name: str, start: int, stop: int) -> Piece:
-        """Bytes ``start`` to ``stop`` of an object, all of them unless the object ends before.
+    def fetch(self, name: str, start: int, stop: int) -> Bytes:
+        """Bytes ``start`` to ``stop`` of an object, fewer only if the object ends before.
 
         Raises:
             FileNotFoundError: there is none.
@@ -251,16 +251,12 @@ class ObjectStorage:
         live = self._live()
         return self._retried(lambda: live.client.get(name))
 
-    def _fetch(self, name: str, start: int, stop: int) -> Piece:
-        piece = self._live().client.get_range(name, start, stop)
-        if len(piece.data) < stop - start:
-            size = piece.size if piece.size >= 0 else self._live().client.info(name).size
-            if size >= stop:
-                raise TransientError(
-                    f"{len(piece.data)} of {stop - start} bytes came", errno.ECONNRESET
-                )
-            return Piece(piece.data, size)
-        return piece
+    def _fetch(self, name: str, start: int, stop: int) -> Bytes:
+        client = self._live().client
+        data = client.get_range(name, start, stop)
+        if len(data) < stop - start and client.info(name).size >= stop:
+            raise TransientError(f"{len(data)} of {stop - start} bytes came", errno.ECONNRESET)
+        return data
 
     def _create(self, name: str, data: bytes | bytearray) -> bool:
         self._refuse_if_read_only()

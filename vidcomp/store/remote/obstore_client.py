@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from vidcomp.errors import ConfigError
 from vidcomp.store.disk.format import Bytes
-from vidcomp.store.remote.client import ObjectInfo, Piece
+from vidcomp.store.remote.client import ObjectInfo
 from vidcomp.store.remote.credentials import aws_defaults
 from vidcomp.store.remote.errors import RemoteError
 from vidcomp.store.remote.http_listing import list_page
@@ -95,11 +95,10 @@ class ObstoreClient:
         with self._explained(name):
             return memoryview(self._obstore.get(self._store, name).bytes())
 
-    def get_range(self, name: str, start: int, stop: int) -> Piece:
+    def get_range(self, name: str, start: int, stop: int) -> Bytes:
         """Bytes ``start`` to ``stop``."""
         with self._explained(name):
-            found = self._obstore.get(self._store, name, options={"range": (start, stop)})
-            return Piece(memoryview(found.bytes()), found.meta["size"])
+            return memoryview(self._obstore.get_range(self._store, name, start=start, end=stop))
 
     def put(self, name: str, data: Bytes) -> None:
         """Make or replace an object."""
