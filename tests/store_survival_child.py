@@ -149,19 +149,35 @@ def write_same_keys(path, who, rounds, keys):
                 writer.add(f"k{k}", video(seed), {"seed": seed})
 
 
+def ready(stop):
+    """Say that this process has begun."""
+    Path(f"{stop}.{os.getpid()}").touch()
+
+
+def begun(stop, count):
+    """Wait until so many processes have begun."""
+    deadline = time.monotonic() + 90
+    while len(list(stop.parent.glob(f"{stop.name}.*"))) < count:
+        assert time.monotonic() < deadline, "processes do not start"
+        time.sleep(0.01)
+
+
 def write_until(path, stop, first):
     """Add and replace records until the file ``stop`` is there."""
+    ready(stop)
     with CacheWriter(path, identity=IDENTITY, seal_bytes=30_000) as writer:
-        for number in range(first, first + 1_000_000):
+        for number in range(1_000_000):
             if Path(stop).exists():
                 return
-            writer.add(f"k{number % 40}", video(number), {"seed": number})
+            seed = first + number % 400
+            writer.add(f"k{number % 40}", video(seed), {"seed": seed})
             time.sleep(0.002)
 
 
 def compact_until(path, stop, grace_s):
     """Compact until the file ``stop`` is there; how often."""
     count = 0
+    ready(stop)
     while not Path(stop).exists():
         compact(path, grace_s=grace_s, min_live=0.9, seal_bytes=60_000)
         count += 1
@@ -172,6 +188,7 @@ def read_in_threads(path, stop, threads, sent):
     """Read and refresh by so many threads until ``stop``; how many reads, and what failed."""
     cache = sent if sent is not None else open_cache(path)
     counts, problems = [0] * threads, []
+    ready(stop)
 
     def read(number):
         rng = random.Random(number * 1000 + os.getpid())

@@ -1,12 +1,37 @@
 """Threads of this process for reads and writes that may overlap."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import ParamSpec, TypeVar
 
 __all__ = ["threads"]
 
 _MOST = 32
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Threads(ThreadPoolExecutor):
+    """Takes work even when the interpreter is ending, and does it in the thread that asks.
+
+    Python ends these threads before it waits for those of the program, which may read on.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if "cannot schedule" not in str(error):  # others come after the work was taken
+                raise
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  # whoever waits for the future gets it
+            future.set_exception(error)
+        return future
 
 
 def threads() -> ThreadPoolExecutor:
@@ -16,4 +41,4 @@ def threads() -> ThreadPoolExecutor:
 
 @lru_cache(maxsize=1)
 def _threads_of(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    return ThreadPoolExecutor(_MOST, thread_name_prefix="vidcomp-store")
+    return _Threads(_MOST, thread_name_prefix="vidcomp-store")
