@@ -19,9 +19,9 @@ from store_step import SteppedStorage
 from vidcomp.config import StoreSettings
 from vidcomp.errors import ConfigError, StoreCorruptError, StoreError, StoreMissError
 from vidcomp.store import CacheWriter, SourceId, open_cache, verify
-from vidcomp.store import copying as copying_module
 from vidcomp.store.commit import snapshot
 from vidcomp.store.local import LocalStorage
+from vidcomp.store.upkeep import copying as copying_module
 from vidcomp.store.upkeep.compact import compact
 
 DAY = 86_400.0

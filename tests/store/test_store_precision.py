@@ -16,7 +16,8 @@ from store_builders import FLOATS, any_video, bits, content, raw, same, tiny, wr
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import MissingExtraError, StoreCorruptError, StoreError
-from vidcomp.store import TokenCache, open_cache, planes, verify
+from vidcomp.store import TokenCache, open_cache, verify
+from vidcomp.store.disk import planes
 from vidcomp.store.disk.format import FEATURES, features_of
 from vidcomp.store.disk.index import Table
 from vidcomp.store.disk.layout import Layout
