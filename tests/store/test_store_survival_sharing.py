@@ -1,4 +1,4 @@
-"""Many processes and threads on one store while it is written and compacted: right or one sentence."""
+"""Many processes and threads on one store while it is written and compacted."""
 
 import subprocess
 import sys
