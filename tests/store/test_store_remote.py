@@ -20,7 +20,6 @@ from vidcomp.errors import (
 from vidcomp.store import CacheWriter, TokenCache, verify
 from vidcomp.store.remote import ObjectStorage
 from vidcomp.store.storage import open_storage
-from vidcomp.store.upkeep.compact import compact
 
 pytest.importorskip("obstore")
 
@@ -74,7 +73,7 @@ def test_names_are_sorted_and_hide_what_is_hidden_or_deeper(storage):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_ranges_are_those_of_the_bytes(storage, data):
@@ -117,19 +116,8 @@ def test_a_whole_life_of_a_store(storage):
         CacheWriter(storage, identity={"other": 1})
 
 
-def test_compaction_gives_the_same_records(storage):
-    for i in range(3):
-        write(storage, {"same": tiny(n=4, seed=i), f"own{i}": tiny(n=4, seed=10 + i)}, settings=ALL)
-    before = {key: TokenCache(storage)[key] for key in ("same", "own0", "own1", "own2")}
-    compact(storage)
-    cache = TokenCache(storage)
-    assert cache.keys() == sorted(before)
-    assert all(same(cache[key], video) for key, video in before.items())
-    assert verify(storage).ok
-
-
 @settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(video=any_video())
 def test_any_video_comes_back_bit_for_bit(remote, video):
@@ -249,8 +237,8 @@ def test_several_writers_at_once_lose_nothing(remote):
 def test_more_than_one_page_of_names(remote):
     storage = remote.storage()
     storage.names("deltas", "")
-    names = [f"{i:05d}" for i in range(1050)]
+    names = [f"{i:05d}" for i in range(1010)]
     for name in names:
         remote.put(f"cache/deltas/{name}.x", b"1")
     assert storage.names("deltas", ".x") == names
-    assert remote.proxy.count("GET", "list-type=2") >= 3
+    assert remote.proxy.count("GET", "list-type=2") >= 2

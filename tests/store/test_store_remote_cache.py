@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import same, tiny, write
+from store_builders import same, tiny
 
 from vidcomp.errors import ConfigError
 from vidcomp.store import TokenCache
@@ -23,7 +23,7 @@ LIMIT = 100 << 20
 @pytest.fixture
 def kept(remote, tmp_path):
     """A store on S3, and what makes readers of it that share a local cache."""
-    write(remote.storage(), VIDEOS)
+    remote.fill(VIDEOS)
 
     def reader(limit=LIMIT, **settings):
         storage = remote.storage(local_cache=tmp_path / "local", local_cache_bytes=limit)

@@ -42,7 +42,12 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
+QUICK = ("between shard and delta", "in the midst of the parts")
+
+
+@pytest.mark.parametrize(
+    "death", [d if d in QUICK else pytest.param(d, marks=pytest.mark.slow) for d in DEATHS]
+)
 def test_a_writer_killed_on_the_way_loses_nothing(remote, death):
     kind, method, part, count, rows = DEATHS[death]
     fault = remote.proxy.spoil(kind, method, part, seconds=60)
@@ -86,7 +91,7 @@ def read_all(cache, videos, answers, deeper):
 @forks
 @ignored
 def test_forked_readers_and_their_children_read_what_the_parent_opened(remote):
-    write(remote.storage(), VIDEOS)
+    remote.fill(VIDEOS)
     cache = TokenCache(remote.storage())
     assert same(cache["v0"], VIDEOS["v0"])  # the parent's connections are in use
     context = multiprocessing.get_context("fork")
@@ -121,7 +126,7 @@ def test_a_forked_process_may_write(remote):
 
 
 def test_a_spawned_process_reads_the_cache_it_is_sent(remote):
-    write(remote.storage(), VIDEOS)
+    remote.fill(VIDEOS)
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     child = context.Process(

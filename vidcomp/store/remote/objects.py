@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,11 +89,10 @@ class ObjectStorage:
 
     def _setup(self) -> None:
         self._lives: dict[int, _Live] = {}
-        self._lock = threading.Lock()
         self._folder = staging_folder(self._url, self._staging)
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_lives", "_lock", "_folder")
+        left_out = ("_lives", "_folder")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -46,6 +46,8 @@ def explain(error: Exception, obstore: ModuleType, url: str, name: str) -> OSErr
         return FileNotFoundError(errno.ENOENT, "no such object", f"{url}/{name}")
     if any(word in text for word in _METADATA):
         return RemoteDeniedError("no credentials were found", _CREDENTIALS)
+    if isinstance(error, ValueError):
+        return RemoteError(errno.EINVAL, f"{name!r} cannot be a name there", "correct the URL")
     status = _status(text)
     exceptions = obstore.exceptions
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
