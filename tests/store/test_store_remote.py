@@ -184,6 +184,8 @@ def test_options_that_nobody_knows_are_refused(remote):
         TokenCache(remote.storage(client_options={"endpint": "x"}))
     with pytest.raises(ConfigError, match="local_cache_bytes"):
         ObjectStorage("s3://b/x", local_cache_bytes=0)
+    with pytest.raises(ConfigError, match="cache_size"):
+        open_storage("s3://b/x", cache_size=5)
 
 
 def test_urls_open_an_object_storage_and_secrets_are_not_shown():

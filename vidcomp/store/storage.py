@@ -1,5 +1,6 @@
 """Where the files of a store lie: in a folder, or on an object store behind a URL."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,6 +119,11 @@ def open_storage(path: "str | Path | Storage", **options: Any) -> Storage:
     if isinstance(path, str) and _URL.match(path) and not path.lower().startswith("file://"):
         from vidcomp.store.remote import ObjectStorage
 
+        known = inspect.signature(ObjectStorage).parameters.keys() - {"url"}
+        if unknown := options.keys() - known:
+            raise ConfigError(
+                f"a store at {path} has no options {sorted(unknown)}: pass some of {sorted(known)}"
+            )
         return ObjectStorage(path, **options)
     if options:
         raise ConfigError(
