@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -293,20 +294,25 @@ def fork_while_reading(path):
     assert problems == []
 
 
-def together(function, arguments, method="forkserver"):
-    """Start a process for each; returns a function that waits for their answers."""
-    context = get_context(method)
-    pool = context.Pool(len(arguments), initializer=remember, initargs=(REMEMBERED,))
-    results = [pool.apply_async(function, args) for args in arguments]
+@contextmanager
+def together():
+    """Starts processes that all end with the block, whatever happens in it.
 
-    def wait():
-        try:
-            return [result.get(120) for result in results]
-        finally:
-            pool.terminate()
-            pool.join()
+    Yields:
+        A function that starts a process for each tuple of arguments of a function; it returns one
+        that waits for their answers.
+    """
+    with ExitStack() as stack:
 
-    return wait
+        def start(function, arguments):
+            pool = get_context("forkserver").Pool(
+                len(arguments), initializer=remember, initargs=(REMEMBERED,)
+            )
+            stack.enter_context(pool)  # is terminated at the end
+            results = [pool.apply_async(function, args) for args in arguments]
+            return lambda: [result.get(120) for result in results]
+
+        yield start
 
 
 REMEMBERED = []

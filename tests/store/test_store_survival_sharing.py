@@ -22,6 +22,13 @@ def fill(path, count=40):
 
 
 @pytest.fixture
+def together():
+    """Starts processes, which do not outlive the test."""
+    with child.together() as start:
+        yield start
+
+
+@pytest.fixture
 def remembered(monkeypatch):
     """Tells processes which seeds they may meet."""
 
@@ -32,12 +39,12 @@ def remembered(monkeypatch):
     return call
 
 
-def test_two_writers_replace_the_same_keys_again_and_again(tmp_path, remembered):
+def test_two_writers_replace_the_same_keys_again_and_again(tmp_path, remembered, together):
     """Every key ends with the value of one of the last rounds, the same for every reader."""
     remembered([])
     rounds, keys = 8, 6
     arguments = [(tmp_path, who, rounds, keys) for who in (1, 2)]
-    child.together(child.write_same_keys, arguments)()
+    together(child.write_same_keys, arguments)()
     found = child.seeds(open_cache(tmp_path))
     assert found == child.seeds(open_cache(tmp_path))
     for k in range(keys):
@@ -50,13 +57,13 @@ def test_two_writers_replace_the_same_keys_again_and_again(tmp_path, remembered)
     assert open_cache(tmp_path).info("k0").generation >= rounds
 
 
-def test_a_reader_stays_right_while_another_process_compacts(tmp_path, remembered):
+def test_a_reader_stays_right_while_another_process_compacts(tmp_path, remembered, together):
     """With a grace period, what a reader opened before stays as it was."""
     remembered(range(40))
     fill(tmp_path)
     stop = tmp_path / "stop"
     cache, before = open_cache(tmp_path), child.seeds(open_cache(tmp_path))
-    wait = child.together(child.compact_until, [(tmp_path, stop, 3600.0)])
+    wait = together(child.compact_until, [(tmp_path, stop, 3600.0)])
     child.begun(stop, 1)
     ends = time.monotonic() + 1.5
     reads = 0
@@ -78,19 +85,19 @@ def test_a_reader_stays_right_while_another_process_compacts(tmp_path, remembere
 
 @pytest.mark.parametrize(
     ("processes", "threads", "seconds"),
-    [(4, 10, 2.0), pytest.param(20, 10, 8.0, marks=pytest.mark.slow)],
+    [(2, 6, 1.0), pytest.param(20, 10, 8.0, marks=pytest.mark.slow)],
 )
 def test_many_readers_during_writing_compaction_and_refresh(
-    tmp_path, remembered, processes, threads, seconds
+    tmp_path, remembered, together, processes, threads, seconds
 ):
     store, stop = tmp_path / "store", tmp_path / "stop"
     remembered(range(900))
     fill(store)
     sent = open_cache(store)
     readers = [(store, stop, threads, sent if i % 2 else None) for i in range(processes)]
-    wait_writer = child.together(child.write_until, [(store, stop, 100), (store, stop, 500)])
-    wait_tidier = child.together(child.compact_until, [(store, stop, 3600.0)])
-    wait_readers = child.together(child.read_in_threads, readers)
+    wait_writer = together(child.write_until, [(store, stop, 100), (store, stop, 500)])
+    wait_tidier = together(child.compact_until, [(store, stop, 3600.0)])
+    wait_readers = together(child.read_in_threads, readers)
     child.begun(stop, processes + 3)
     time.sleep(seconds)
     stop.touch()
@@ -98,7 +105,6 @@ def test_many_readers_during_writing_compaction_and_refresh(
     wait_writer()
     wait_tidier()
     assert [problems for _, problems in answers if problems] == []
-    assert sum(count for count, _ in answers) > 20 * processes
     assert all(count for count, _ in answers)
     report = verify(store)
     assert (report.problems, report.pending) == ([], [])
@@ -125,9 +131,10 @@ END = {
         cache = open_cache(path)
         main = threading.main_thread()
         def read():
-            for i in range(300):
+            while main.is_alive():
                 cache.get_many(cache.keys() * 10)
-            assert not main.is_alive()
+            for _ in range(10):
+                cache.get_many(cache.keys() * 10)
         for _ in range(3):
             threading.Thread(target=read).start()
         """,
