@@ -217,7 +217,7 @@ def test_shards_that_are_full_of_headers_are_full(tmp_path, monkeypatch):
     for i in range(4):
         write(path, {f"{i}.{j}": tiny(1, 1, seed=j) for j in range(40)})
     before = state(path)
-    for module in ("copying", "plan"):
+    for module in ("upkeep.copying", "upkeep.plan"):
         monkeypatch.setattr(f"vidcomp.store.{module}.MOST_HEADER_BYTES", 40_000)
     assert 1 < len(compact(path, grace_s=0).made) < 6
     assert_state(path, before)
