@@ -1,5 +1,6 @@
 """The columns of an index file and their bytes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -84,6 +85,8 @@ COLUMNS = {
 """In the order of their bytes: larger elements first, so all are aligned."""
 
 _COUNTS = ("offset", "num_tokens", "grid", "nnz", "packed")
+_NOT_ASCII = re.compile(b"%[89A-F][0-9A-F]")
+"""The escape of a byte that is no text by itself."""
 _MOST_ALIKE = 1000
 """Keys with the hash of another one: an index has none, unless somebody made it slow on purpose."""
 
@@ -222,7 +225,8 @@ def _are_texts(data: Array, ends: Array, escaped: bool) -> bool:
         if not raw.isascii() and ((inner & 0xC0) == 0x80).any():  # a character is cut in two
             return False
         if escaped:
-            rows = np.unique(np.searchsorted(ends, np.flatnonzero(data == ord("%")), "right"))
+            places = [found.start() for found in _NOT_ASCII.finditer(raw)]
+            rows = np.unique(np.searchsorted(ends, places, "right"))
             for i in rows.tolist():
                 unescape(raw[int(ends[i - 1]) if i else 0 : int(ends[i])].decode())
     except UnicodeDecodeError:
