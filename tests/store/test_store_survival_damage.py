@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import IDENTITY, content, tiny, write
+from store_builders import IDENTITY, bits, content, tiny, write
 
 from vidcomp.config import StoreSettings
 from vidcomp.errors import StoreCorruptError, StoreError, StoreMissError
@@ -197,20 +197,22 @@ def is_same(found, value, part):
     """Whether a video is, or is those rows of, one that was written."""
     if part is None:
         return content(found) == value
-    whole = rebuilt(value)
-    index = in_window(whole, 0.3, 0.5) if isinstance(part, str) else part
-    if len(index) and int(index[-1]) >= len(whole):
+    whole = {name: rebuilt(value[name]) for name in ("spans", "tokens", "positions", "mass")}
+    spans = whole["spans"]
+    index = in_window(spans, 0.3, 0.5) if isinstance(part, str) else part
+    if len(index) and int(index[-1]) >= len(spans):
         return False
-    spans = whole[index]
-    return torch.equal(found.spans.view(torch.int32), spans.view(torch.int32)) and len(
-        found.tokens
-    ) == len(index)
+    return all(bits(getattr(found, name)) == bits(rows[index]) for name, rows in whole.items())
 
 
-def rebuilt(value):
-    """The spans of a content."""
-    dtype, shape, raw = value["spans"]
-    return torch.frombuffer(bytearray(raw), dtype=dtype).view(shape) if raw else torch.empty(shape)
+def rebuilt(field):
+    """The tensor of a field of a content."""
+    dtype, shape, raw = field
+    return (
+        torch.frombuffer(bytearray(raw), dtype=dtype).view(shape)
+        if raw
+        else torch.empty(shape, dtype=dtype)
+    )
 
 
 @given(act=ACTS)

@@ -1,6 +1,8 @@
 """Maintenance on disks that are full or read-only: one sentence, and nothing is lost."""
 
+import errno
 import os
+import shutil
 import subprocess
 from contextlib import suppress
 
@@ -168,3 +170,69 @@ def test_nothing_is_written_to_a_read_only_disk_and_all_can_be_read(small_disk, 
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert len(recover(path)) == 1
     assert values(path).keys() == wanted.keys() | {"open"}
+
+
+STEPS = ("pwritev", "fsync", "rename", "replace", "ftruncate", "link", "mkdir")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes one system call say that the disk is full; returns how many there were."""
+    count, deadly = 0, -1
+
+    def broken(real):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count - 1 == deadly:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in STEPS:
+        monkeypatch.setattr(os, name, broken(getattr(os, name)))
+
+    def choose(number):
+        nonlocal count, deadly
+        before, count, deadly = count, 0, number
+        return before
+
+    return choose
+
+
+def merge_beside(path):
+    merge([path], path.parent / "merged")
+    return path.parent / "merged"
+
+
+def repair_in_place(path):
+    repair(path)
+    return path
+
+
+@pytest.mark.parametrize("act", [merge_beside, repair_in_place])
+def test_any_step_may_find_the_disk_full_once(tmp_path, failing, act):
+    """Where no small disk can be mounted, too."""
+    wanted = fill(tmp_path / "good", 4)
+    (delta, *_) = sorted((tmp_path / "good" / "deltas").iterdir())
+    flipped = bytearray(delta.read_bytes())
+    flipped[400] ^= 1
+    delta.write_bytes(flipped)
+    deadly = told = 0
+    while True:
+        path = tmp_path / str(deadly) / "store"
+        shutil.copytree(tmp_path / "good", path)
+        failing(deadly)
+        try:
+            act(path)
+        except StoreError as error:
+            told += "No space left" in str(error)
+        count = failing(-1)
+        assert values(path) == wanted
+        assert values(act(path)) == wanted
+        if count <= deadly:
+            break
+        deadly += 1
+    assert told >= 10
+    assert deadly >= 15
