@@ -54,7 +54,7 @@ def edited(data, edits):
 @pytest.mark.parametrize("target", TARGETS)
 def test_changed_bytes_raise_no_other_error(target):
     @given(number=st.integers(0, 9), edits=EDITS)
-    @settings(deadline=None, max_examples=120)
+    @settings(deadline=None, max_examples=40)
     def law(number, edits):
         data = SEEDS[target]
         accepts(target, edited(data[number % len(data)], edits))
@@ -65,7 +65,7 @@ def test_changed_bytes_raise_no_other_error(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_bytes_raise_no_other_error(target):
     @given(data=st.binary(max_size=400))
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=40)
     def law(data):
         accepts(target, data)
 
@@ -128,7 +128,7 @@ def headers(draw, target):
 @pytest.mark.parametrize("target", ["index", "shard"])
 def test_headers_of_any_values(target):
     @given(data=headers(target))
-    @settings(deadline=None, max_examples=250)
+    @settings(deadline=None, max_examples=100)
     def law(data):
         accepts(target, data)
 
@@ -138,7 +138,7 @@ def test_headers_of_any_values(target):
 @pytest.mark.parametrize("target", ["manifest", "record", "pin", "meta"])
 def test_json_of_any_values(target):
     @given(data=st.data())
-    @settings(deadline=None, max_examples=250)
+    @settings(deadline=None, max_examples=100)
     def law(data):
         seed = data.draw(st.sampled_from(SEEDS[target]))
         if target == "manifest":
@@ -153,7 +153,7 @@ def test_json_of_any_values(target):
 
 def test_lines_of_journals_of_any_values():
     @given(data=st.data())
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=80)
     def law(data):
         text, _, part = SEEDS["journals"][0].partition(b"\0\0\0\0")
         lines = [json.loads(line) for line in text.split(b"\n")]
@@ -175,7 +175,7 @@ COLUMN = st.tuples(
     columns=st.dictionaries(st.sampled_from(sorted(ROW)), COLUMN, min_size=1, max_size=3),
     num=st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 def test_columns_of_any_numbers(columns, num):
     values = {k: np.repeat(v, num, axis=0) for k, v in ROW.items()}
     for name, (numbers, times, kind) in columns.items():
@@ -194,7 +194,7 @@ def test_columns_of_any_numbers(columns, num):
     lengths=st.lists(NUMBERS, max_size=8), data=st.binary(max_size=64),
 )  # fmt: skip
 @example(kind=6, rows=1, columns=64, lengths=[2**64 - 8, 24], data=b"x" * 16)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_planes_of_any_lengths(kind, rows, columns, lengths, data):
     table = b"".join(struct.pack("<Q", n & 2**64 - 1) for n in lengths)
     accepts("planes", struct.pack("<BHH", kind, rows, columns) + table + data)

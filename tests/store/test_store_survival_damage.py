@@ -216,7 +216,7 @@ def rebuilt(field):
 
 
 @given(act=ACTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_one_damaged_file_is_found_and_nothing_wrong_is_read(base, act, tmp_path_factory):
     good, other, ever = base.path, base.other, base.ever
     path = tmp_path_factory.mktemp("s") / "store"
@@ -266,7 +266,7 @@ def repair_or_refuse(path):
 
 
 @given(acts=st.lists(ACTS, min_size=2, max_size=6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 def test_many_damaged_files_give_old_values_at_worst(base, acts, tmp_path_factory):
     good, other, ever = base.path, base.other, base.ever
     path = tmp_path_factory.mktemp("s") / "store"
