@@ -142,3 +142,17 @@ def test_batches_of_any_form_are_the_videos(tmp_path, dtype, codec, padded):
             assert found == value if isinstance(found, tuple) else torch.equal(found, value)
     else:
         assert [content(v) for v in batch] == [content(v) for v in wanted]
+
+
+@pytest.mark.parametrize("damaged", ["v0", "v1", "v2", "v3"])
+def test_a_damaged_record_is_found_whichever_thread_reads_it(tmp_path, damaged, monkeypatch):
+    monkeypatch.setattr("vidcomp.store.reader._THREADS", 2)
+    videos = {f"v{i}": tiny(1000, 300, seed=i) for i in range(4)}
+    cache = open_cache(write(tmp_path, videos))
+    info = cache.info(damaged)
+    shard = tmp_path / "shards" / f"{info.shard}.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[info.offset + info.nbytes // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreCorruptError, match=damaged):
+        cache.get_many(list(videos))

@@ -142,11 +142,14 @@ class Fetcher:
         if count > 1:
             parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
             others = [threads_of_ours().submit(self._fill_in_turn, *part) for part in parts[1:]]
+            failed = False
             try:
                 self._fill_in_turn(*parts[0])
             except StoreError:
+                failed = True
+            finally:
                 wait(others)
-            if all(other.exception() is None for other in others):
+            if not failed and all(other.exception() is None for other in others):
                 return
         self._fill_in_turn(keys, places, pieces)  # alone, or to find the first that fails
 
