@@ -159,7 +159,9 @@ class Fetcher:
         """What ``fill`` does, without a call of ours where all is well: small records are many."""
         files: dict[str, RangeFile] = {}
         verify, new = self.verify, xxhash.xxh3_64
-        preadv = _read_now if len(places) > 1 and _NOWAIT else _PREADV
+        preadv = None if self.is_far else _PREADV
+        if preadv is not None and len(places) > 1 and _NOWAIT:
+            preadv = _read_now
         for i, (key, place, views) in enumerate(zip(keys, places, pieces, strict=True)):
             shard, offset, nbytes, checksum, _, _ = place
             file = files.get(shard)
