@@ -1,16 +1,12 @@
 """What maintenance does in a process of its own, until it is killed before a chosen step."""
 
 import json
-import multiprocessing
-import os
 import random
 import signal
-import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
-import pytest
 import store_crash_child
+from forkserver_children import start
 from store_builders import IDENTITY, tiny
 
 from vidcomp.store import CacheWriter
@@ -18,18 +14,6 @@ from vidcomp.store.exports.export import export
 from vidcomp.store.upkeep.combine import merge
 from vidcomp.store.upkeep.compact import compact
 from vidcomp.store.upkeep.repair import repair
-
-
-def start(function, *args):
-    """Start ``function``, of this module, in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store_maintain_child", "store_crash_child"])
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else it finds no such module
-        forkserver.ensure_running()
-    process = context.Process(target=function, args=args, daemon=True)
-    process.start()
-    return process
 
 
 def die_in(function, step, *args):

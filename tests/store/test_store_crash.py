@@ -3,16 +3,14 @@
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 
+import forkserver_children
 import pytest
 import store_crash_child as child
 from store_builders import IDENTITY, bits, tiny
@@ -22,21 +20,10 @@ from vidcomp.store import CacheWriter, SourceId, open_cache, recover, verify
 from vidcomp.store.commit import journal_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start():
     """Starts a function of ``store_crash_child`` in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store_crash_child"])
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else it finds no such module
-        forkserver.ensure_running()
-
-    def call(function, *args):
-        process = context.Process(target=function, args=args, daemon=True)
-        process.start()
-        return process
-
-    return call
+    return forkserver_children.start
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Killed at any moment, whatever changes the store at once: nothing committed is lost or torn."""
 
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 import time
-from multiprocessing import forkserver
 
+import forkserver_children
 import pytest
 import store_survival_child as child
 from store_builders import IDENTITY
@@ -16,21 +13,10 @@ from store_builders import IDENTITY
 from vidcomp.store import CacheWriter, compact, open_cache, verify
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start():
     """Starts a function of ``store_survival_child`` in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store_survival_child"])
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else it finds no such module
-        forkserver.ensure_running()
-
-    def call(function, *args):
-        process = context.Process(target=function, args=args, daemon=True)
-        process.start()
-        return process
-
-    return call
+    return forkserver_children.start
 
 
 def killed_again_and_again(start, tmp_path, form, rounds, seed):
