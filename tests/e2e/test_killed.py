@@ -59,7 +59,9 @@ def test_an_interrupt_keeps_what_was_written(many_clips, tmp_path):
     process = subprocess.Popen(
         command(many_clips, tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    time.sleep(3)
+    deadline = time.time() + 60  # a command that is still being imported dies as Python does
+    while not (tmp_path / "cut" / "store.json").exists() and time.time() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     if process.returncode != 0:  # it may have been done before the signal came

@@ -87,6 +87,14 @@ def no_real_reading(monkeypatch):
     monkeypatch.setattr(engine_module, "stream_frames", read)
 
 
+def assert_threads_end(before):
+    """Every thread that was started since ``before`` was taken ends within ten seconds."""
+    deadline = time.time() + 10
+    while set(threading.enumerate()) - before and time.time() < deadline:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+
+
 def run(kinds, workers=2, write=None, prepared=None):
     items = [Item(key=str(i), path=f"{kind}-{i}") for i, kind in enumerate(kinds)]
     written = []
@@ -129,9 +137,10 @@ def test_a_store_that_cannot_be_written_ends_the_run():
     def write(done):
         raise StoreError("the disk is full")
 
+    before = set(threading.enumerate())
     with pytest.raises(StoreError, match="full"):
         run([GOOD] * 20, write=write)
-    assert threading.active_count() < 8
+    assert_threads_end(before)
 
 
 def test_batches_mix_videos():
@@ -180,7 +189,7 @@ def test_readers_wait_when_the_encoder_is_behind(monkeypatch):
 
 
 def test_closing_a_run_early_stops_its_threads():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     items = [Item(key=str(i), path="good") for i in range(500)]
     written = []
     with (
@@ -188,8 +197,5 @@ def test_closing_a_run_early_stops_its_threads():
         closing(engine.run(FakePrepared(), items, written.append)) as outcomes,
     ):
         next(outcomes)
-    deadline = time.time() + 5
-    while threading.active_count() > before and time.time() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    assert_threads_end(before)
     assert 1 <= len(written) < 500

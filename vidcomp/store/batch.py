@@ -176,29 +176,29 @@ def _read_rows(
 ) -> list[dict[str, Any]]:
     """Fill the columns from the records; returns what each record has beside rows.
 
-    This loop runs once a record, so it makes nothing that it could have made once a form.
+    ``pieces`` runs once a record, so it makes nothing that it could have made once a form.
     """
     forms: dict[tuple[int, int, int], list[_Run]] = {}
-    pieces: list[list[memoryview]] = []
-    kept: list[dict[str, Tensor]] = []
-    for place, first in zip(places, firsts, strict=False):
+    kept = [_NO_TENSORS] * len(places)
+
+    def pieces(i: int) -> list[memoryview]:
+        place, first = places[i], firsts[i]
         form = id(place.layout), id(place.counts), place.nbytes  # meta may be longer
         runs = forms.get(form) or forms.setdefault(form, _runs(place, columns))
-        views, tensors = [], _NO_TENSORS
+        views = []
         for data, row_bytes, nbytes, inside in runs:
             if data is not None:
                 start = first * row_bytes
                 views.append(data[start : start + nbytes])
                 continue
-            buffer = np.empty(nbytes, np.uint8).data
+            buffer = np.empty(nbytes, np.uint8).data if inside else memoryview(bytearray(nbytes))
             views.append(buffer)
             if inside:
-                tensors = dict(tensors)
-                for tensor in inside:
-                    at = tensor.start - inside[0].start
-                    tensors[tensor.name] = view_bytes(buffer, tensor, at)
-        pieces.append(views)
-        kept.append(tensors)
+                at = inside[0].start
+                found = {t.name: view_bytes(buffer, t, t.start - at) for t in inside}
+                kept[i] = {**kept[i], **found}
+        return views
+
     fetcher.fill_many(keys, places, pieces, threads=threads)
     rest = []
     for place, first, tensors in zip(places, firsts, kept, strict=False):

@@ -1,8 +1,9 @@
 """Reads the bytes of records, and checks that they are those that were written."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -119,7 +120,7 @@ class Fetcher:
         self,
         keys: Sequence[str],
         places: Sequence[Location],
-        pieces: Sequence[list[memoryview]],
+        pieces: Callable[[int], list[memoryview]],
         *,
         threads: int = 1,
     ) -> None:
@@ -128,7 +129,7 @@ class Fetcher:
         Args:
             keys: of the records.
             places: where they lie.
-            pieces: buffers of each.
+            pieces: gives the buffers of the ``i``-th; called by the thread that reads it.
             threads: for a store on this machine; where reads wait for a network there are more.
 
         Raises:
@@ -140,51 +141,59 @@ class Fetcher:
             share = 1 + sum(place.nbytes for place in places) // _SHARE
             count = min(threads, len(places), share)
         if count > 1:
-            parts = [(keys[i::count], places[i::count], pieces[i::count]) for i in range(count)]
-            others = [threads_of_ours().submit(self._fill_in_turn, *part) for part in parts[1:]]
+            # Whoever is done takes the next; the largest come first, so that all end together.
+            turns = iter(sorted(range(len(places)), key=lambda i: -places[i].nbytes))
+            job = partial(self._fill_in_turn, turns, keys, places, pieces)
+            others = [threads_of_ours().submit(job) for _ in range(1, count)]
             failed = False
             try:
-                self._fill_in_turn(*parts[0])
+                job()
             except StoreError:
                 failed = True
             finally:
                 wait(others)
             if not failed and all(other.exception() is None for other in others):
                 return
-        self._fill_in_turn(keys, places, pieces)  # alone, or to find the first that fails
+        # Alone, or to find the first that fails.
+        self._fill_in_turn(iter(range(len(places))), keys, places, pieces)
 
     def _fill_in_turn(
-        self, keys: Sequence[str], places: Sequence[Location], pieces: Sequence[list[memoryview]]
+        self,
+        turns: Iterator[int],
+        keys: Sequence[str],
+        places: Sequence[Location],
+        pieces: Callable[[int], list[memoryview]],
     ) -> None:
         """What ``fill`` does, without a call of ours where all is well: small records are many."""
         files: dict[str, RangeFile] = {}
         verify, new = self.verify, xxhash.xxh3_64
         preadv = None if self.is_far else _PREADV
-        if preadv is not None and len(places) > 1 and _NOWAIT:
-            preadv = _read_now
-        for i, (key, place, views) in enumerate(zip(keys, places, pieces, strict=True)):
-            shard, offset, nbytes, checksum, _, _ = place
+        flags = _NOWAIT if len(places) > 1 else 0
+        for i in turns:
+            shard, offset, nbytes, checksum, _, _ = places[i]
+            views = pieces(i)
             file = files.get(shard)
             if file is None:
                 if len(files) >= self._limit:
                     files.clear()
-                file = files[shard] = self.check(key, place)
+                file = files[shard] = self.check(keys[i], places[i])
             try:
-                good = preadv is not None and preadv(file.fileno(), views, offset) == nbytes
-                if not good and preadv is _read_now and _PREADV is not None:
-                    # The disk is needed: let it look for the rest of the batch all at once.
-                    self._announce(keys[i:], places[i:])
-                    preadv = _PREADV
-                    good = preadv(file.fileno(), views, offset) == nbytes
-            except OSError:
+                good = preadv is not None and preadv(file.fileno(), views, offset, flags) == nbytes
+            except OSError:  # what must wait for the disk, or a system that cannot tell
                 good = False
+            if not good and flags:
+                # The disk is needed: let it look for the rest of the batch all at once.
+                flags = 0
+                self._announce(keys[i:], places[i:])
+                with suppress(OSError):
+                    good = preadv is not None and preadv(file.fileno(), views, offset) == nbytes
             if good and verify:
                 state = new()
                 for view in views:
                     state.update(view)
                 good = state.intdigest() == checksum
             if not good:
-                self.fill(key, place, views)  # which tries again, and tells why
+                self.fill(keys[i], places[i], views)  # which tries again, and tells why
 
     def _announce(self, keys: Sequence[str], places: Sequence[Location]) -> None:
         for key, place in zip(keys, places, strict=True):
@@ -225,14 +234,6 @@ class Fetcher:
             file.read_pieces(pieces, place.offset, f"shard {place.shard}")
         except OSError as error:
             _raise(error, key, place)
-
-
-def _read_now(fd: int, views: list[memoryview], offset: int) -> int:
-    """Read what is in the page cache; less if that is not all of it, or if nobody can tell."""
-    try:
-        return os.preadv(fd, views, offset, _NOWAIT)
-    except OSError:
-        return 0
 
 
 def _open_shard(storage: Storage, name: str) -> RangeFile:

@@ -12,7 +12,7 @@ from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
 from vidcomp.store.disk.format import ALIGN
 from vidcomp.store.disk.header import dumps
 from vidcomp.store.disk.layout import Counts, Layout
-from vidcomp.store.disk.shard import FILLER_NBYTES, record_entries, row_text, shard_header
+from vidcomp.store.disk.shard import FILLER_NBYTES, record_entries, shard_header
 from vidcomp.store.disk.types import Row
 from vidcomp.store.files import write_all
 from vidcomp.store.storage import Storage
@@ -22,7 +22,8 @@ __all__ = ["Part", "header_cost", "layout_cost", "room_for"]
 
 _SPARE = 512
 _FAR = 10**12
-_MANY = 10**6
+_NUMBERS_NBYTES = 320
+"""Characters that the numbers of a row have at most: up to 14, of 20 digits and a comma each."""
 _EARLY_BYTES = 16 << 20
 _datasync = getattr(os, "fdatasync", os.fsync)
 
@@ -173,11 +174,13 @@ def header_cost(row: Row) -> int:
     """Header bytes that a row needs at most, wherever its record will lie; without its layout."""
     if row.layout is None:
         return len(dumps(dumps(row.key))) + 64 + FILLER_NBYTES
-    text = row_text(row, _MANY, _MANY)
-    # The row stands in a string, so its quotes are escaped; its offset is not known yet.
-    listed = len(text) + text.count('"') + text.count("\\") + len(str(_FAR))
     num_names, entries = _entries_cost(row.layout, row.counts, row.nbytes)
-    return listed + entries + num_names * len(dumps(row.key)) + FILLER_NBYTES
+    quoted = len(dumps(row.key))
+    # The row stands in a string, so what is quoted in it is quoted twice.
+    texts = len(dumps(dumps(row.key))) + (
+        len(dumps(dumps(row.source.content))) if row.source else 0
+    )
+    return _NUMBERS_NBYTES + texts + entries + num_names * quoted + FILLER_NBYTES
 
 
 @lru_cache(maxsize=1024)

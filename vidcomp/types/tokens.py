@@ -64,10 +64,13 @@ class VideoTokens:
         _check_rows(self)
         if self.assign is not None and self.weights is not None:
             raise ShapeError("provenance is either assign or weights, got both: drop one")
-        shapes = {"assign": (self.grid.num_patches,), "weights": (len(self), self.grid.num_patches)}
-        for name, shape in shapes.items():
+        for name in ("assign", "weights"):
             value: Tensor | None = getattr(self, name)
-            if value is not None and tuple(value.shape) != shape:
+            if value is None:
+                continue
+            patches = self.grid.num_patches
+            shape = (patches,) if name == "assign" else (len(self), patches)
+            if tuple(value.shape) != shape:
                 raise ShapeError(
                     f"{name} must be {list(shape)} for a grid of {tuple(self.grid)}, got "
                     f"{list(value.shape)}: give one entry a source patch"
@@ -139,7 +142,7 @@ class VideoTokens:
         return video if valid is None else video.select(valid.nonzero().squeeze(1))
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return self.tokens.shape[0]
 
     def __repr__(self) -> str:
         return describe(self)
@@ -211,17 +214,17 @@ class VideoTokens:
 
 
 def _check_rows(video: VideoTokens) -> None:
-    n = len(video.tokens)
     is_ids = not video.tokens.is_floating_point()
     if video.tokens.ndim != (1 if is_ids else 2):
         raise ShapeError(
             f"tokens must be [N, D] float or [N] integer ids, got {list(video.tokens.shape)} "
             f"{video.tokens.dtype}: flatten the grid"
         )
+    n = len(video)
     wanted = {"positions": (n, 3), "spans": (n, 2), "mass": (n,)}
     for name, shape in wanted.items():
         value: Tensor = getattr(video, name)
-        if tuple(value.shape) != shape or value.dtype != torch.float32:
+        if value.shape != shape or value.dtype != torch.float32:
             raise ShapeError(
                 f"{name} must be {list(shape)} float32 for {n} tokens, got {list(value.shape)} "
                 f"{value.dtype}: give one row a token"

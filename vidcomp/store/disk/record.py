@@ -221,7 +221,7 @@ def read_meta(data: bytes | memoryview) -> dict[str, Any]:
 
 def _tensors(key: str, video: VideoTokens, settings: StoreSettings) -> dict[str, Tensor]:
     out = {"positions": video.positions, "spans": video.spans, "mass": video.mass}
-    out |= _token_fields(key, video.tokens.detach(), settings.dtype)
+    out |= _token_fields(key, video.tokens, settings.dtype)
     if settings.assign and video.assign is not None:
         out["assign"] = _smallest(video.assign.to(torch.int64) + 1, len(video))
     if settings.assign and video.weights is not None:
@@ -230,7 +230,14 @@ def _tensors(key: str, video: VideoTokens, settings: StoreSettings) -> dict[str,
         out["weights.value"] = matrix.values().float()
     out |= _chosen(key, "extras", settings.extras, video.extras)
     out |= _chosen(key, "frame", settings.frame_extras, video.frame_extras)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in out.items()}
+    return {name: _on_cpu(tensor) for name, tensor in out.items()}
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """Contiguous and without a graph; as it is where it is so, as each call here costs."""
+    if tensor.requires_grad or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return tensor.detach().cpu().contiguous()
+    return tensor
 
 
 def _chosen(
@@ -253,7 +260,8 @@ def _token_fields(key: str, tokens: Tensor, dtype: str) -> dict[str, Tensor]:
     if dtype == "int8":
         codes, scale = encode_int8(tokens, key)
         return {"tokens": codes, "tokens.scale": scale}
-    out = tokens.to(getattr(torch, dtype))
+    wanted = getattr(torch, dtype)
+    out = tokens if tokens.dtype == wanted else tokens.to(wanted)
     if out.dtype == torch.float16 and bool((out.isinf() & ~tokens.isinf()).any()):
         peak = float(tokens[tokens.isfinite()].abs().max())
         raise StoreError(
@@ -286,8 +294,11 @@ def _layout(kinds: tuple[Kind, ...], compress: bool, has_blocks: bool) -> Layout
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    if not tensor.numel() or not tensor.dim():
+        return tensor.reshape(-1).view(torch.uint8).numpy().data
     # Through uint8, as numpy knows no bfloat16.
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    known = tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint8)
+    return known.numpy().data.cast("B")
 
 
 def _meta_bytes(
