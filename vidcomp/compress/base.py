@@ -6,27 +6,60 @@ go together, or ``Compressor`` for all else, and register the class.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple, Self
 
+from pydantic import PrivateAttr
 from torch import Tensor
 
 from vidcomp.config import Config
-from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.functional.geometry import in_raster_order
 from vidcomp.functional.merge import merge
-from vidcomp.types import TokenBatch, VideoTokens
+from vidcomp.types import QueryFeatures, TokenBatch, VideoTokens
 
-__all__ = ["Compressor", "Kind", "Merge", "Prune", "row_extra"]
+__all__ = [
+    "About",
+    "Compressor",
+    "Kind",
+    "Merge",
+    "Prune",
+    "QueryAware",
+    "Scaling",
+    "Stream",
+    "row_extra",
+]
 
 Kind = Literal["prune", "merge", "resample", "mixed"]
 """``prune`` returns a subset of the rows; ``merge`` conserves mass and the mass-weighted sum;
 ``resample`` carries soft provenance; ``mixed`` is a pipeline of several kinds."""
 
 
+Scaling = Literal["linear", "parts", "quadratic"]
+"""How time grows with the length of a video: ``parts`` is linear in the number of parts of a fixed
+size (frames, clips, segments), each of which costs the square of its own."""
+
+
+class About(NamedTuple):
+    """What a reader of the table of methods wants to know."""
+
+    paper: str = ""
+    """Title (first author, year); empty for what everybody knows."""
+    needs: tuple[str, ...] = ("features",)
+    """Of ``features``, ``saliency``, ``keys``, ``query``; none: only the places of the tokens."""
+    cost: str = "N D"
+    """Leading term for N tokens of D features, K kept, T frames of n tokens."""
+    scaling: Scaling = "linear"
+    accuracy: str = ""
+    """Published, with the model, the budget and where it stands; empty if there is none."""
+
+
 class Compressor(Config, ABC):
     """A parameter-free stage.  Subclasses say their ``kind`` and write ``reduce``."""
 
     kind: ClassVar[Kind]
+    about: ClassVar[About] = About()
+    streaming: ClassVar[bool] = False
+    """Whether ``stream`` works."""
 
     @property
     def exact(self) -> bool:
@@ -83,6 +116,58 @@ class Compressor(Config, ABC):
         videos = [self(video, budget) for video, budget in zip(batch, budgets, strict=True)]
         return TokenBatch.pack(videos, batch.keys)
 
+    def stream(
+        self,
+        budget: int,
+        grid_hw: tuple[int, int],
+        *,
+        provenance: bool = False,
+    ) -> "Stream":
+        """The state of one video whose tokens arrive chunk by chunk.
+
+        Args:
+            budget: tokens that may remain of the whole video, at least 1.
+            grid_hw: height and width of the grid of every frame.
+            provenance: keep ``assign``, eight bytes a patch of the whole video.
+
+        Raises:
+            BudgetError: ``budget`` is below 1.
+            ConfigError: the stage has no online form, or not with these settings.
+        """
+        _check(budget)
+        return self._stream(budget, grid_hw, provenance)
+
+    def _stream(self, budget: int, grid_hw: tuple[int, int], provenance: bool) -> "Stream":  # noqa: ARG002  # for subclasses
+        raise ConfigError(
+            f"{self.name!r} has no online form: collect the chunks with VideoTokens.cat and call "
+            f"it, or use one of the methods that docs/methods.md calls streaming"
+        )
+
+
+class Stream(ABC):
+    """A video that arrives in chunks; memory is bounded by the budget and a chunk.
+
+    ``update`` takes chunks in the order of time, as encoders give them: positions count on, and
+    every chunk has all patches of its frames or fewer.  ``result`` may be asked for at any time,
+    changes nothing, and more chunks may follow.
+    """
+
+    @abstractmethod
+    def update(self, chunk: VideoTokens) -> None:
+        """Take the next frames.
+
+        Raises:
+            ShapeError: a chunk of another grid, width or type, or one that goes back in time.
+        """
+
+    @abstractmethod
+    def result(self) -> VideoTokens:
+        """What remains of all that was seen: ``min(budget, tokens so far)`` in raster order.
+
+        Raises:
+            ShapeError: nothing was seen yet.
+        """
+
 
 class Prune(Compressor):
     """A stage that keeps some rows as they are."""
@@ -110,6 +195,32 @@ class Merge(Compressor):
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """One token a group."""
         return merge(video, self.groups(video, budget))
+
+
+class QueryAware(Compressor):
+    """A stage that needs to know what is asked: ``stage.bind(query)`` is a stage that does."""
+
+    _query: QueryFeatures | None = PrivateAttr(default=None)
+
+    def bind(self, query: QueryFeatures) -> Self:
+        """The same settings with a query."""
+        bound = self.model_copy()
+        bound._query = query
+        return bound
+
+    @property
+    def query(self) -> QueryFeatures:
+        """What the stage was bound to.
+
+        Raises:
+            ConfigError: nothing.
+        """
+        if self._query is None:
+            raise ConfigError(
+                f"{self.name!r} chooses tokens by a question and was given none: bind it, "
+                f"stage.bind(QueryFeatures(...))"
+            )
+        return self._query
 
 
 def row_extra(video: VideoTokens, name: str, user: str) -> Tensor:
