@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | bench | clean
+# make demo | test | test-all | check | bench | fuzz | clean
 #
 #   make demo VIDEOS="a.mp4 'my holiday.mkv'"     your own files instead of the sample clips
 #   make test PYTEST="-x tests/store"             part of the tests
@@ -15,7 +15,7 @@ STAMP = $(VENV)/.installed
 MARKED = slow or ray or browser or compile$(shell $(BIN)/python -c \
   "import torch; print(' or gpu' * torch.cuda.is_available())" 2>/dev/null)
 
-.PHONY: help demo test test-marked test-all check bench clean
+.PHONY: help demo test test-marked test-all check bench fuzz clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -40,6 +40,14 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# What reads a store, on bytes that try to break it; TARGETS and SECONDS (of each) may be given.
+TARGETS ?= index shard journals manifest record planes pin meta
+SECONDS ?= 60
+fuzz: $(STAMP)
+	for target in $(TARGETS); do \
+	  $(BIN)/python tests/fuzz/fuzz_store.py $$target -max_total_time=$(SECONDS) || exit 1; \
+	done
 
 # The stamp is younger than what it was installed from, so a second run starts at once.
 $(STAMP): pyproject.toml constraints.txt

@@ -118,9 +118,10 @@ def merge_caches(
         return code
     _list("damaged: {}", report.problems)
     _list("not copied: {}", [f"{key}: {why}" for key, why in report.bad.items()])
+    caches = "1 cache" if report.num_sources == 1 else f"{report.num_sources} caches"
     click.echo(
         f"copied {report.num_copied} records with {format_bytes(report.bytes_copied)} from "
-        f"{report.num_sources} caches to {report.out}, which had {report.num_there}"
+        f"{caches} to {report.out}, which had {report.num_there}"
         + (f"; {report.num_conflicts} conflicts" if report.num_conflicts else "")
     )
     return code

@@ -82,7 +82,8 @@ def publish(
     notes: str,
 ) -> None:
     """Print a table, and put it into ``docs/benchmarks.md`` and ``docs/benchmarks/<name>.json``."""
-    print(f"\n{title}\n{format_table(header, rows)}\n{notes}\n")
+    shown = [[_number(v) if isinstance(v, float) else v for v in row] for row in rows]
+    print(f"\n{title}\n{format_table(header, shown)}\n{notes}\n")
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     record = {"title": title, "command": command, "machine": machine(), "header": list(header)}
     record |= {"rows": [list(row) for row in rows], "notes": notes}
