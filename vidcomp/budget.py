@@ -136,7 +136,7 @@ def apportion(
     *,
     total: int,
     caps: Tensor | Sequence[int] | None = None,
-    minimum: int = 0,
+    minimum: int | Tensor | Sequence[int] = 0,
 ) -> Tensor:
     """Whole shares that sum to ``total``, by largest remainder.
 
@@ -147,13 +147,14 @@ def apportion(
         weights: [K] wishes, finite and >= 0; all zero means equal wishes.
         total: what is handed out; more than the caps allow is cut to their sum.
         caps: [K] largest shares; none by default.
-        minimum: smallest share.
+        minimum: smallest share, one for all or [K].
 
     Returns:
         [K] int64 on the device of ``weights``, summing to ``min(total, sum(caps))``.
 
     Raises:
-        BudgetError: a weight is negative or not finite, or the minimums exceed ``total``.
+        BudgetError: a weight is negative or not finite, the minimums exceed ``total``, or not one
+            cap and minimum a part.
     """
     values = weights.detach().tolist() if isinstance(weights, Tensor) else list(weights)
     if any(not math.isfinite(w) or w < 0 for w in values):
@@ -165,10 +166,16 @@ def apportion(
             f"{min(high, default=0)}: match them"
         )
     total = min(total, sum(high))
-    low = [min(minimum, c) for c in high]
-    if sum(low) > total:
+    least = [minimum] * len(values) if isinstance(minimum, int) else _whole(minimum)
+    if len(least) != len(values):
         raise BudgetError(
-            f"cannot give {len(values)} parts at least {minimum} each out of {total}: "
+            f"each of {len(values)} parts needs one minimum, got {len(least)}: match them"
+        )
+    low = [min(n, c) for n, c in zip(least, high, strict=True)]
+    if sum(low) > total:
+        each = f"{minimum} each" if isinstance(minimum, int) else f"{sum(low)} in all"
+        raise BudgetError(
+            f"cannot give {len(values)} parts at least {each} out of {total}: "
             f"raise the budget or lower the minimum"
         )
     device = weights.device if isinstance(weights, Tensor) else None
