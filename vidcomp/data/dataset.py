@@ -192,7 +192,9 @@ class CachedTokenDataset(Dataset[Sample]):
         self.selection = self.cache.select(self._keys)
 
     def _fits(self, digest: str, shard_digest: str | None) -> bool:
-        return self.digest == digest and shard_digest in (None, self.shard_digest)
+        if self.digest != digest:
+            return False
+        return shard_digest is None or self.shard_digest == shard_digest  # asked for only then
 
 
 def collate(items: Sequence[Sample | VideoTokens]) -> TokenBatch:
