@@ -1,10 +1,14 @@
 """Settings under which each compressor has to keep the laws, beside its defaults."""
 
+import torch
+
+from vidcomp.compress.base import QueryAware
 from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import Stage
 from vidcomp.registry import COMPRESSORS
+from vidcomp.types import QueryFeatures
 
-__all__ = ["STAGES", "keeps_raster_order"]
+__all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
 
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
@@ -35,11 +39,39 @@ VARIANTS = {
 }
 
 
+class Asked:
+    """A stage that is bound, each time, to a question as wide as the tokens that it is given."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def __getattr__(self, name):
+        return getattr(self.stage, name)
+
+    def __repr__(self):
+        return repr(self.stage)
+
+    def __call__(self, video, budget):
+        return self._bind(video)(video, budget)
+
+    def plan(self, video, budget):
+        return self._bind(video).plan(video, budget)
+
+    def many(self, batch, budgets):
+        return self._bind(batch).many(batch, budgets)
+
+    def _bind(self, video):
+        dim = video.tokens.shape[1] if video.tokens.ndim == 2 else 1
+        draw = torch.Generator().manual_seed(3)
+        return self.stage.bind(QueryFeatures(embedding=torch.randn(2, dim, generator=draw)))
+
+
 def _all_stages():
     for name in COMPRESSORS.names():
         for settings in [{}, *VARIANTS.get(name, [])]:
             label = ",".join(f"{k}={v}" for k, v in settings.items())
-            yield f"{name}({label})", COMPRESSORS.make(name, **settings)
+            stage = COMPRESSORS.make(name, **settings)
+            yield f"{name}({label})", Asked(stage) if isinstance(stage, QueryAware) else stage
     make = COMPRESSORS.make
     pipelines = [
         (Stage(make("norm_topk"), retention=0.7), Stage(make("tome"))),
@@ -63,3 +95,11 @@ STAGES = dict(_all_stages())
 def keeps_raster_order(stage):
     """Published modes return the original's order."""
     return getattr(stage, "mode", "") != "published" or stage.name == "static_average"
+
+
+_NO_MEANS: set[str] = set()
+
+
+def keeps_means(stage):
+    """The published values of some merging methods are sums or unweighted means, on purpose."""
+    return getattr(stage, "mode", "") != "published" or stage.name not in _NO_MEANS
