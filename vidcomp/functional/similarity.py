@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidcomp.functional.reduce import wide
 
-__all__ = ["best_match", "cosine", "paired_cosine", "unit"]
+__all__ = ["best_match", "cosine", "directions", "paired_cosine", "unit"]
 
 _BLOCK = 1 << 22
 """Similarities that are held at a time."""
@@ -33,7 +33,7 @@ def unit(x_ND: Tensor) -> Tensor:
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     """[N, M] float32 cosines; a matrix: for small N * M."""
-    return (_directions(x_ND) @ _directions(y_MD).mT).float()
+    return (directions(x_ND) @ directions(y_MD).mT).float()
 
 
 def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
         x_ND: [..., D] any float type.
         y_ND: [..., D] of the same shape.
     """
-    return (_directions(x_ND) * _directions(y_ND)).sum(dim=-1).float()
+    return (directions(x_ND) * directions(y_ND)).sum(dim=-1).float()
 
 
 def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     """
     x_ND, y_MD = x_ND.detach(), y_MD.detach()
     rows = max(1, _BLOCK // max(1, y_MD.shape[1]))  # so that no step copies all of them
-    columns_DM = torch.cat([_directions(part) for part in torch.split(y_MD, rows)]).mT
+    columns_DM = torch.cat([directions(part) for part in torch.split(y_MD, rows)]).mT
     rows = min(len(x_ND), max(1, _BLOCK // len(y_MD)))
     # One buffer for all blocks: large blocks that come and go leave holes in the heap.
     wide_NM = columns_DM.new_empty(rows, len(y_MD))
@@ -68,7 +68,7 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     value_N = torch.empty(len(x_ND), device=x_ND.device)
     index_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
     for start in range(0, len(x_ND), max(1, rows)):
-        block_ND = _directions(x_ND[start : start + rows])
+        block_ND = directions(x_ND[start : start + rows])
         n = len(block_ND)
         torch.mm(block_ND, columns_DM, out=wide_NM[:n])
         value, index = cosine_NM[:n].copy_(wide_NM[:n]).max(dim=1)
@@ -76,8 +76,11 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     return value_N, index_N
 
 
-def _directions(x_ND: Tensor) -> Tensor:
-    """[..., D + 1] unit rows; a zero row points along an axis of its own, the last one."""
+def directions(x_ND: Tensor) -> Tensor:
+    """[..., D + 1] unit rows, wide; a zero row points along an axis of its own, the last one.
+
+    Products of these rows are the cosines that all stages use: a zero row is like zero rows only.
+    """
     unit_ND = unit(x_ND)
     is_zero_N1 = (x_ND == 0).all(dim=-1, keepdim=True)
     return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)

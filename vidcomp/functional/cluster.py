@@ -1,0 +1,220 @@
+"""Groups of rows around rows that are dense and far from denser ones (DPC-KNN).
+
+Study on Density Peaks Clustering Based on k-Nearest Neighbors (Du, Ding and Jia, 2016), in the form
+that video token reducers share: distances are Euclidean over sqrt(D), a row's density is
+``exp(-mean squared distance to its nearest rows, itself included)``, its separation is the distance
+to the nearest denser row (the largest distance of all for the densest), and the rows with the
+largest product of both are centres.  We add no noise to the densities: equal ones are ordered by
+row.  Products are compared as sums of logarithms, so that far rows do not all underflow to 0.
+
+Squared distances are computed in float64 (where there is one), those below what float64 can tell
+are 0, and the rest is rounded to float32: duplicates tie exactly.
+
+Legend: B groups of the same size, N rows, M a block of them, D features, K centres.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import BudgetError
+from vidcomp.functional.reduce import wide
+
+__all__ = ["Peaks", "density_peaks", "nearest_rows", "peak_scores"]
+
+_HELD = 1 << 24
+"""Distances that are kept (64 MiB): all of up to 4,096 rows; more rows go in blocks."""
+
+
+class Peaks(NamedTuple):
+    """How much of a centre each row is."""
+
+    log_density: Tensor
+    """[..., N] float64, at most 0; -inf where masked."""
+    separation: Tensor
+    """[..., N] float64 distance over sqrt(D) to the nearest denser row, at least 0; the largest
+    distance of all for the densest row, 0 where masked."""
+
+    @property
+    def log_score(self) -> Tensor:
+        """[..., N] float32 logarithm of density times separation; -inf for repeated rows."""
+        return (self.log_density + self.separation.log()).float()
+
+
+def density_peaks(
+    x_ND: Tensor, num_clusters: int, neighbours: int, *, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Centres and the centre that each row is nearest to; exactly ``num_clusters``, all different.
+
+    Groups of the same size may be given at once, [B, N, D]; each is clustered alone and all results
+    get the axis B.  Time grows with N * N * D, memory with B * N beyond 64 MiB of distances.
+
+    Args:
+        x_ND: [N, D] (or [B, N, D]) finite, any float type.
+        num_clusters: K, 1 to the number of rows that are not masked.
+        neighbours: rows that vote on a density, the row itself included; at most all rows vote.
+        mask: [N] (or [B, N]) bool, False: the row is no centre, no neighbour, and in no cluster.
+
+    Returns:
+        [K] int64 rows of the centres, in the published order: by falling density times separation,
+        ties to the lower row; and [N] int64 place in that list of each row's nearest centre, ties
+        to the earlier one, a centre's own place for a centre, -1 where masked.
+
+    Raises:
+        BudgetError: ``num_clusters`` is out of range.
+    """
+    batched_BND = x_ND if x_ND.ndim == 3 else x_ND[None]
+    mask_BN = None if mask is None else mask.reshape(batched_BND.shape[:2])
+    rows = batched_BND.shape[1] if mask_BN is None else int(mask_BN.sum(dim=1).min())
+    if not 1 <= num_clusters <= rows:
+        raise BudgetError(
+            f"{rows} rows make 1 to {rows} clusters, got {num_clusters}: change the number"
+        )
+    unit_BND, scale_B = _standard(batched_BND, mask_BN)
+    parts = [
+        _clusters(
+            unit_BND[part], scale_B[part], num_clusters, neighbours,
+            None if mask_BN is None else mask_BN[part],
+        )
+        for part in _parts(unit_BND)
+    ]  # fmt: skip
+    centre_BK, assign_BN = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return (centre_BK, assign_BN) if x_ND.ndim == 3 else (centre_BK[0], assign_BN[0])
+
+
+def peak_scores(x_ND: Tensor, neighbours: int, *, mask: Tensor | None = None) -> Peaks:
+    """Densities and separations of rows; arguments as for ``density_peaks``."""
+    batched_BND = x_ND if x_ND.ndim == 3 else x_ND[None]
+    mask_BN = None if mask is None else mask.reshape(batched_BND.shape[:2])
+    unit_BND, scale_B = _standard(batched_BND, mask_BN)
+    parts = [
+        _peaks(unit_BND[p], scale_B[p], neighbours, None if mask_BN is None else mask_BN[p])
+        for p in _parts(unit_BND)
+    ]
+    density_BN, separation_BN = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if x_ND.ndim == 3:
+        return Peaks(density_BN, separation_BN)
+    return Peaks(density_BN[0], separation_BN[0])
+
+
+def nearest_rows(x_ND: Tensor, centre_KD: Tensor) -> Tensor:
+    """[N] int64 the row of ``centre_KD`` at the least Euclidean distance, ties to the lower one.
+
+    Works in blocks; groups may be given at once, [B, N, D] and [B, K, D].
+    """
+    x_BND = x_ND if x_ND.ndim == 3 else x_ND[None]
+    centre_BKD = centre_KD if centre_KD.ndim == 3 else centre_KD[None]
+    num_rows = x_BND.shape[1]
+    both_BND, _ = _standard(torch.cat([x_BND, centre_BKD], dim=1), None)
+    nearest_BN = _nearest(both_BND[:, :num_rows], both_BND[:, num_rows:])
+    return nearest_BN if x_ND.ndim == 3 else nearest_BN[0]
+
+
+def _standard(x_BND: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[B, N, D] wide rows around 0 within -1..1, and [B] what a squared distance is to be
+    multiplied with: nothing overflows, and little cancels.
+    """
+    x_BND = wide(x_BND.detach())
+    if mask_BN is not None:
+        x_BND = torch.where(mask_BN[..., None], x_BND, 0)  # whatever padding holds
+    x_BND = x_BND / 2  # the difference of the two largest numbers is a number
+    x_BND = x_BND - x_BND.mean(dim=1, keepdim=True)
+    largest_B = x_BND.abs().amax(dim=(1, 2)) if x_BND[0].numel() else x_BND.new_zeros(len(x_BND))
+    safe_B = torch.where(largest_B > 0, largest_B, 1)
+    return x_BND / safe_B[:, None, None], (2 * safe_B) ** 2 / max(1, x_BND.shape[2])
+
+
+def _parts(x_BND: Tensor) -> list[slice]:
+    """Groups that are worked on at once."""
+    size = max(1, _HELD // max(1, x_BND.shape[1] ** 2))
+    return [slice(start, start + size) for start in range(0, len(x_BND), size)]
+
+
+def _squared(a_BMD: Tensor, b_BND: Tensor) -> Tensor:
+    """[B, M, N] float32 squared distances; equal rows are exactly 0 apart."""
+    size_BMN = a_BMD.square().sum(dim=-1)[..., None] + b_BND.square().sum(dim=-1)[:, None, :]
+    # Half of the sum beside the product: one matrix less.
+    squared_BMN = torch.baddbmm(size_BMN, a_BMD, b_BND.mT, alpha=-2)
+    unsure = 4096 * torch.finfo(size_BMN.dtype).eps
+    return squared_BMN.masked_fill_(squared_BMN <= size_BMN.mul_(unsure), 0).float()
+
+
+def _clusters(
+    x_BND: Tensor, scale_B: Tensor, num_clusters: int, neighbours: int, mask_BN: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    peaks = _peaks(x_BND, scale_B, neighbours, mask_BN)
+    score_BN = peaks.log_score
+    if mask_BN is not None:  # below repeated rows
+        score_BN = score_BN.nan_to_num(neginf=torch.finfo(torch.float32).min)
+        score_BN = score_BN.masked_fill(~mask_BN, -torch.inf)
+    order_BN = score_BN.argsort(dim=1, descending=True, stable=True)
+    centre_BK = order_BN[:, :num_clusters]
+    chosen_BKD = x_BND.gather(1, centre_BK[..., None].expand(-1, -1, x_BND.shape[2]))
+    assign_BN = _nearest(x_BND, chosen_BKD)
+    place_BK = torch.arange(num_clusters, device=x_BND.device).expand_as(centre_BK)
+    assign_BN = assign_BN.scatter(1, centre_BK, place_BK)
+    return centre_BK, assign_BN if mask_BN is None else assign_BN.masked_fill(~mask_BN, -1)
+
+
+def _nearest(x_BND: Tensor, centre_BKD: Tensor) -> Tensor:
+    rows = max(1, _HELD // 4 // max(1, len(x_BND) * centre_BKD.shape[1]))
+    blocks = torch.split(x_BND, rows, dim=1)
+    return torch.cat([_squared(block, centre_BKD).min(dim=2).indices for block in blocks], dim=1)
+
+
+def _peaks(x_BND: Tensor, scale_B: Tensor, neighbours: int, mask_BN: Tensor | None) -> Peaks:
+    """Log densities and separations of groups that fit in a part."""
+    num_groups, num_rows, _ = x_BND.shape
+    rows = max(1, _HELD // 4 // max(1, num_groups * num_rows))
+    held_BNN = None
+    if num_groups * num_rows**2 <= _HELD:
+        held_BNN = torch.cat([_squared(b, x_BND) for b in torch.split(x_BND, rows, dim=1)], dim=1)
+    k = min(max(1, neighbours), num_rows)
+    density, largest = [], x_BND.new_zeros(num_groups)
+    for start in range(0, num_rows, rows):
+        block = slice(start, start + rows)
+        squared_BMN = _squared(x_BND[:, block], x_BND) if held_BNN is None else held_BNN[:, block]
+        if mask_BN is not None:
+            largest_BM1 = squared_BMN.masked_fill(~mask_BN[:, None], 0).amax(dim=2, keepdim=True)
+            largest_BM = largest_BM1[..., 0].masked_fill(~mask_BN[:, block], 0)
+            squared_BMN = squared_BMN.masked_fill(~mask_BN[:, None], torch.inf)
+        else:
+            largest_BM = squared_BMN.amax(dim=2)
+        largest = torch.maximum(largest, wide(largest_BM.amax(dim=1)))
+        near_BMk = wide(squared_BMN.topk(k, dim=2, largest=False).values)
+        known_BMk = near_BMk.isfinite()  # fewer rows than neighbours
+        total_BM = near_BMk.masked_fill(~known_BMk, 0).sum(dim=2)
+        density.append(-total_BM / known_BMk.sum(dim=2).clamp(min=1))
+    density_BN = torch.cat(density, dim=1)
+    if mask_BN is not None:
+        density_BN = density_BN.masked_fill(~mask_BN, -torch.inf)
+    separation_BN = _separations(x_BND, density_BN, largest, held_BNN, rows)
+    if mask_BN is not None:
+        separation_BN = separation_BN.masked_fill(~mask_BN, 0)
+    return Peaks(density_BN * scale_B[:, None], (separation_BN * scale_B[:, None]).sqrt())
+
+
+def _separations(
+    x_BND: Tensor, density_BN: Tensor, largest_B: Tensor, held_BNN: Tensor | None, rows: int
+) -> Tensor:
+    """[B, N] squared distance to the nearest row before it in the order of falling density."""
+    order_BN = density_BN.argsort(dim=1, descending=True, stable=True)
+    num_rows = order_BN.shape[1]
+    if held_BNN is None:
+        sorted_BND = x_BND.gather(1, order_BN[..., None].expand_as(x_BND))
+    least = []
+    for start in range(0, num_rows, rows):
+        stop = min(start + rows, num_rows)
+        if held_BNN is None:
+            squared = _squared(sorted_BND[:, start:stop], sorted_BND[:, :stop])
+        else:
+            picked = order_BN[:, start:stop, None].expand(-1, -1, num_rows)
+            columns = order_BN[:, None, :stop].expand(-1, stop - start, -1)
+            squared = held_BNN.gather(1, picked).gather(2, columns)
+        place = torch.arange(stop, device=x_BND.device)
+        squared = squared.masked_fill(place >= place[start:, None], torch.inf)
+        least.append(wide(squared.amin(dim=2)))
+    sorted_BN = torch.cat(least, dim=1)
+    sorted_BN[:, 0] = largest_B
+    return torch.empty_like(sorted_BN).scatter_(1, order_BN, sorted_BN)

@@ -1,0 +1,245 @@
+"""Rows that differ from each other: farthest first, or by the volume that they span.
+
+Both selections are greedy, and what a row is worth only falls as more rows are picked.  So a value
+that was computed some picks ago is an upper bound, and only the rows whose bound is the highest are
+brought up to date (the accelerated greedy of Minoux, 1978): the picks are those of the plain way,
+without its matrix of N x N numbers and without touching all rows at every pick.
+
+Cosines are computed in float64 where there is one; what is compared is rounded to float32, so that
+duplicates tie exactly, and ties go to the lower row.
+
+Legend: N rows, D features, K picks, B groups of the same size, M a block of rows.
+"""
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import BudgetError
+from vidcomp.functional.similarity import directions
+
+__all__ = ["cosine_distances", "greedy_dpp", "max_min", "max_min_of"]
+
+_HELD = 1 << 24
+"""Distances that are kept (64 MiB): all of up to 4,096 rows."""
+_BATCH = 64
+"""Rows that are brought up to date at once."""
+_SPANNED = 1e-9
+"""Share of a row's squared length below which it lies in the span of others."""
+
+
+def cosine_distances(x_MD: Tensor, y_ND: Tensor) -> Tensor:
+    """[..., M, N] float32 ``1 - cosine``, exactly 0 for rows of the same direction.
+
+    A matrix: for small M * N.  Groups may be given at once, [B, M, D] and [B, N, D].
+    """
+    return _distances(directions(x_MD.detach()), directions(y_ND.detach()))
+
+
+def max_min(x_ND: Tensor, k: int, *, scale_N: Tensor | None = None) -> Tensor:
+    """Rows picked so that each is as far as can be from those before it.
+
+    The first is the row whose nearest other row is farthest, each further one that whose nearest
+    picked row is farthest, by ``1 - cosine``.  No row is picked twice, whatever is equal.
+
+    Args:
+        x_ND: [N, D] float features.
+        k: 1 to N.
+        scale_N: [N] at least 0: distances to a row are multiplied by its entry first, so that of
+            rows at the same distance the one with the largest is picked.
+
+    Returns:
+        [K] int64 rows in the order in which they are picked.
+
+    Raises:
+        BudgetError: ``k`` is out of range.
+    """
+    _check(len(x_ND), k)
+    x_ND = x_ND.detach()
+    if len(x_ND) ** 2 <= _HELD:
+        distance_NN = cosine_distances(x_ND, x_ND)
+        return max_min_of(distance_NN if scale_N is None else distance_NN * scale_N.float(), k)
+    unit_ND = directions(x_ND)
+    scale_N = x_ND.new_ones(len(x_ND), dtype=torch.float32) if scale_N is None else scale_N.float()
+    return _lazy_max_min(unit_ND, scale_N, k)
+
+
+def max_min_of(distance_NN: Tensor, k: int, *, repeats: bool = False) -> Tensor:
+    """As ``max_min``, by a matrix of distances from each row to each candidate (the column).
+
+    Args:
+        distance_NN: [N, N] or [B, N, N]; a column may be scaled by its candidate's importance, also
+            by a negative one.
+        k: 1 to N.
+        repeats: let a row be picked again if it has the largest least distance, as published.
+
+    Returns:
+        [K] or [B, K] int64 rows in the order in which they are picked.
+
+    Raises:
+        BudgetError: ``k`` is out of range.
+    """
+    _check(distance_NN.shape[-1], k)
+    batched_BNN = distance_NN if distance_NN.ndim == 3 else distance_NN[None]
+    num_groups, num_rows, _ = batched_BNN.shape
+    group_B = torch.arange(num_groups, device=batched_BNN.device)
+    # A row is at distance 0 of itself, so that the second smallest is to its nearest other row.
+    least_BN = batched_BNN.kthvalue(min(2, num_rows), dim=1).values
+    free_BN = torch.ones_like(least_BN, dtype=torch.bool)
+    picks = []
+    for step in range(k):
+        row_B = least_BN.masked_fill(~free_BN, -torch.inf).argmax(dim=1)
+        picks.append(row_B)
+        if not repeats:
+            free_BN[group_B, row_B] = False
+        found_BN = batched_BNN[group_B, row_B]
+        least_BN = torch.minimum(least_BN, found_BN) if step else found_BN
+    picked_BK = torch.stack(picks, dim=1)
+    return picked_BK if distance_NN.ndim == 3 else picked_BK[0]
+
+
+def greedy_dpp(x_ND: Tensor, relevance_N: Tensor, k: int) -> Tensor:
+    """Rows picked one by one so that the relevant directions that they span are the most.
+
+    Greedy maximum of the determinant of ``r_i cos(x_i, x_j) r_j``, a determinantal point process:
+    each pick has the largest relevance times distance to the span of those before it.  At most
+    D picks span something new; when no row does any more, the span is forgotten and the method
+    begins again among the rows that are left, so that later picks are diverse as well.
+
+    Args:
+        x_ND: [N, D] float features.
+        relevance_N: [N] finite; those below a millionth of the largest count as that, and all as 1
+            if none is above 0.
+        k: 1 to N.
+
+    Returns:
+        [K] int64 rows in the order in which they are picked, all different.
+
+    Raises:
+        BudgetError: ``k`` is out of range.
+    """
+    _check(len(x_ND), k)
+    unit_ND = directions(x_ND.detach())
+    weight_N = relevance_N.detach().to(unit_ND.dtype)
+    weight_N = weight_N / weight_N.amax().clamp(min=torch.finfo(weight_N.dtype).tiny)
+    weight_N = weight_N.clamp(min=1e-6) ** 2
+    left_N = torch.ones_like(weight_N, dtype=torch.bool)
+    picks: list[int] = []
+    while len(picks) < k:
+        found = _dpp_round(unit_ND, weight_N, left_N, k - len(picks))
+        left_N[found] = False
+        picks += found
+    return torch.tensor(picks, device=x_ND.device)
+
+
+def _check(num_rows: int, k: int) -> None:
+    if not 1 <= k <= num_rows:
+        raise BudgetError(f"of {num_rows} rows 1 to {num_rows} can be picked, got {k}: change it")
+
+
+def _distances(u_MD: Tensor, v_ND: Tensor) -> Tensor:
+    """[..., M, N] float32 from wide rows of length 1."""
+    distance_MN = 1 - u_MD @ v_ND.mT
+    unsure = 4096 * torch.finfo(distance_MN.dtype).eps
+    return distance_MN.masked_fill_(distance_MN <= unsure, 0).float()
+
+
+def _lazy_max_min(unit_ND: Tensor, scale_N: Tensor, k: int) -> Tensor:
+    first = _most_isolated(unit_ND, scale_N)
+    bound_N = torch.cat([_distances(part, unit_ND[first, None]) for part in _split(unit_ND, 1)])
+    bound_N = bound_N.squeeze(1) * scale_N
+    bound_N[first] = -1  # below all others
+    seen_N = torch.ones_like(bound_N, dtype=torch.int64)  # picks that a bound knows of
+    picks = [first]
+    chosen_KD = unit_ND.new_empty(k, unit_ND.shape[1])
+    chosen_KD[0] = unit_ND[first]
+    while len(picks) < k:
+        best = int(bound_N.argmax())
+        if int(seen_N[best]) < len(picks):
+            top = _stale_top(bound_N, seen_N, len(picks))
+            news_KD = chosen_KD[int(seen_N[top].min()) : len(picks)]
+            found = _distances(unit_ND[top], news_KD).amin(dim=1) * scale_N[top]
+            bound_N[top] = torch.minimum(bound_N[top], found)
+            seen_N[top] = len(picks)
+            continue
+        chosen_KD[len(picks)] = unit_ND[best]
+        bound_N[best] = -1
+        picks.append(best)
+    return torch.tensor(picks, device=unit_ND.device)
+
+
+def _stale_top(bound_N: Tensor, seen_N: Tensor, num_picks: int) -> Tensor:
+    """Rows with the highest bounds among those that do not know of all picks."""
+    stale_N = bound_N.masked_fill(seen_N == num_picks, -torch.inf)
+    value, row = stale_N.topk(min(_BATCH, len(bound_N)))
+    return row[value >= 0]
+
+
+def _most_isolated(unit_ND: Tensor, scale_N: Tensor) -> int:
+    """The row whose nearest other row, scaled, is farthest; ties to the lower row."""
+    n = len(unit_ND)
+    bound_N = torch.full((n,), torch.inf, device=unit_ND.device)
+    exact_N = torch.zeros_like(bound_N, dtype=torch.bool)
+    while True:
+        # The first time all bounds are equal: any rows tell something of all others.
+        top = bound_N.masked_fill(exact_N, -torch.inf).topk(min(_BATCH, n)).indices
+        if not bool(bound_N.isfinite().any()):
+            top = torch.arange(len(top), device=top.device) * n // len(top)
+        top = top[~exact_N[top]]
+        exact_N[top] = True
+        for part, place in zip(
+            _split(unit_ND, len(top)), _split(torch.arange(n), len(top)), strict=True
+        ):
+            found_MB = _distances(part, unit_ND[top])
+            found_MB[place[:, None].to(top.device) == top] = torch.inf  # itself
+            rows = slice(int(place[0]), int(place[-1]) + 1)
+            least = found_MB.amin(dim=1) * scale_N[rows]
+            bound_N[rows] = torch.minimum(bound_N[rows], least)
+            bound_N[top] = torch.minimum(bound_N[top], found_MB.amin(dim=0) * scale_N[top])
+        best = int(bound_N.argmax())
+        if bool(exact_N[best]):
+            return best
+
+
+def _dpp_round(unit_ND: Tensor, weight_N: Tensor, left_N: Tensor, k: int) -> list[int]:
+    """At most ``k`` rows of those left, until none has a part outside of the span."""
+    rest_N = torch.where(left_N, weight_N, -1)  # weight of the part outside of the span
+    seen_N = torch.zeros_like(rest_N, dtype=torch.int64)
+    basis_KD = unit_ND.new_empty(min(k, unit_ND.shape[1]), unit_ND.shape[1])
+    picks: list[int] = []
+    while len(picks) < len(basis_KD):
+        best = int(rest_N.float().argmax())
+        if float(rest_N[best]) < 0:
+            break
+        if int(seen_N[best]) < len(picks):
+            top = _stale_top(rest_N.float(), seen_N, len(picks))
+            _leave_span(rest_N, top, unit_ND, weight_N, basis_KD, seen_N, len(picks))
+            continue
+        row_D = unit_ND[best]
+        for _ in range(2):  # the second time removes what rounding left
+            row_D = row_D - basis_KD[: len(picks)].mT @ (basis_KD[: len(picks)] @ row_D)
+        basis_KD[len(picks)] = row_D / row_D.norm()
+        rest_N[best] = -1
+        picks.append(best)
+    return picks
+
+
+def _leave_span(
+    rest_N: Tensor,
+    top: Tensor,
+    unit_ND: Tensor,
+    weight_N: Tensor,
+    basis_KD: Tensor,
+    seen_N: Tensor,
+    num_picks: int,
+) -> None:
+    """Take from the rows ``top`` what lies along the directions that they do not know of."""
+    oldest = int(seen_N[top].min())
+    along = (unit_ND[top] @ basis_KD[oldest:num_picks].mT).square()
+    new = torch.arange(oldest, num_picks, device=top.device) >= seen_N[top, None]
+    rest = rest_N[top] - weight_N[top] * along.masked_fill(~new, 0).sum(dim=1)
+    rest_N[top] = torch.where(rest > _SPANNED * weight_N[top], rest, -1)
+    seen_N[top] = num_picks
+
+
+def _split(x_ND: Tensor, columns: int) -> tuple[Tensor, ...]:
+    return torch.split(x_ND, max(1, _HELD // 4 // max(1, columns)))
