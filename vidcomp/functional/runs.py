@@ -6,6 +6,7 @@ be joined to the run before it; how alike they are is the row's score.
 Legend: N rows, D features, C chains, L rows of the longest chain, J joins.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -90,9 +91,9 @@ def best_joins(
     """Exactly ``num_joins`` joins, the most alike first.
 
     With ``previous`` the rows with the highest scores are joined, ties to the lower row.  With the
-    other references scores depend on the joins made before: the highest threshold (to 1e-6) that
-    makes enough joins is looked for, and the weakest of its joins beyond ``num_joins`` are undone,
-    ties from the higher row.
+    other references scores depend on the joins made before: a threshold that makes enough joins,
+    but (where there is one) not 2 % more, is looked for, and the weakest of its joins beyond
+    ``num_joins`` are undone, ties from the higher row.
 
     Args:
         x_ND: [N, D] float features.
@@ -104,17 +105,27 @@ def best_joins(
     Returns:
         [N] bool: the row is joined to the one before it in its chain.
     """
-    low, high = -2.0, 2.0  # everything is above the one, nothing above the other
-    joined_N, score_N = joins_above(x_ND, mass_N, found, low, reference)
-    while reference != "previous" and high - low > 1e-6 and int(joined_N.sum()) != num_joins:
-        middle = (low + high) / 2
-        joined, score = joins_above(x_ND, mass_N, found, middle, reference)
-        if int(joined.sum()) >= num_joins:
-            low, joined_N, score_N = middle, joined, score
+    joined_N, score_N = joins_above(x_ND, mass_N, found, -2.0, reference)  # all that there can be
+    most, least, step = int(joined_N.sum()), 0, 0
+    far, near = _log_change(-1.0), _log_change(1.0)
+    searching = reference != "previous" and num_joins > 0
+    while searching and most - num_joins > num_joins // 64 and far - near > 1e-3:
+        # A secant towards a little more than is wanted; every third step halves, which always ends.
+        part = 0.5 if step % 3 == 2 else (most - num_joins * 129 / 128) / (most - least)
+        middle = far + (near - far) * min(max(part, 0.01), 0.99)
+        joined, score = joins_above(x_ND, mass_N, found, 1 + 1e-7 - math.exp(middle), reference)
+        if (found_joins := int(joined.sum())) >= num_joins:
+            far, most, joined_N, score_N = middle, found_joins, joined, score
         else:
-            high = middle
+            near, least = middle, found_joins
+        step += 1
     best = stable_topk(score_N.masked_fill(~joined_N, -torch.inf), num_joins)
     return torch.zeros_like(joined_N).index_fill(0, best, value=True)
+
+
+def _log_change(cosine: float) -> float:
+    """Thresholds are looked for on this scale: neighbours of a video differ by powers of ten."""
+    return math.log(1 + 1e-7 - cosine)
 
 
 def _scores_to_previous(x_ND: Tensor, found: Chains) -> Tensor:
