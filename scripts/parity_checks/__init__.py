@@ -3,13 +3,14 @@
 A new method is one function in a module here and one line in that module's ``CHECKS``.
 """
 
-from parity_checks import merging, projectors, sampling
+from parity_checks import memory, merging, projectors, sampling
 from parity_checks.golden import Check
 
 __all__ = ["CHECKS"]
 
 CHECKS: dict[str, Check] = {
     **projectors.CHECKS,
+    **memory.CHECKS,
     **merging.CHECKS,
     **sampling.CHECKS,
 }

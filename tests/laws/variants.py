@@ -18,6 +18,7 @@ VARIANTS = {
     "bilinear_pool": _GRID,
     "max_pool": _GRID,
     "stride": _GRID,
+    "memory_bank": [{"mode": "published", "length": 2}, {"mode": "published", "length": 1}],
     "random": [{"seed": 7}],
     "static_average": [
         {"reference": "first"},
