@@ -56,7 +56,8 @@ def frame_means(x_ND: Tensor, mass_N: Tensor, frame_N: Tensor) -> Tensor:
     num_frames = int(frame_N.max()) + 1
     mass_T = group_sum(mass_N, frame_N, num_frames)
     share_N = wide(mass_N) / mass_T[frame_N]
-    return real(group_sum(x_ND.detach(), frame_N, num_frames, share_N))
+    dtype = real(x_ND[:0]).dtype
+    return group_sum(x_ND.detach(), frame_N, num_frames, share_N, dtype=dtype)
 
 
 def segments_of(cuts_T: Tensor) -> Tensor:
