@@ -13,11 +13,24 @@ __all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
 VARIANTS = {
+    "prumerge": [
+        {"importance": "norm", "plus": True},
+        {"metric": "keys", "neighbors": 2},
+        {"mode": "published"},
+        {"mode": "published", "importance": "norm"},
+    ],
+    "visionzip": [
+        {"importance": "norm"},
+        {"metric": "keys", "dominant": 0.3},
+        {"mode": "published"},
+        {"mode": "published", "importance": "norm", "dominant": 0.0},
+    ],
     "adaptive_pool": _GRID,
     "avg_pool": _GRID,
     "bilinear_pool": _GRID,
     "max_pool": _GRID,
     "stride": _GRID,
+    "moviechat": [{"short": 2, "merged": 1}, {"mode": "published", "short": 3, "merged": 1}],
     "memory_bank": [{"mode": "published", "length": 2}, {"mode": "published", "length": 1}],
     "random": [{"seed": 7}],
     "static_average": [
@@ -98,7 +111,7 @@ def keeps_raster_order(stage):
     return getattr(stage, "mode", "") != "published" or stage.name == "static_average"
 
 
-_NO_MEANS: set[str] = set()
+_NO_MEANS: set[str] = {"moviechat"}
 
 
 def keeps_means(stage):
