@@ -3,13 +3,15 @@
 A new method is one function in a module here and one line in that module's ``CHECKS``.
 """
 
-from parity_checks import memory, merging, projectors, sampling
+from parity_checks import attention, change, memory, merging, projectors, sampling
 from parity_checks.golden import Check
 
 __all__ = ["CHECKS"]
 
 CHECKS: dict[str, Check] = {
     **projectors.CHECKS,
+    **attention.CHECKS,
+    **change.CHECKS,
     **memory.CHECKS,
     **merging.CHECKS,
     **sampling.CHECKS,

@@ -212,8 +212,11 @@ def test_resampling_follows_its_weights(stage, video, amount):
     out = attempt(stage, video, budget_of(video, amount))
     if out is None or out is video:
         return
-    weights = torch.tensor(provenance_slowly(out), dtype=torch.float64)
+    of_patches = torch.tensor(provenance_slowly(out), dtype=torch.float64)
     assert out.assign is None
+    assert not bool(of_patches[:, video.assign < 0].any())
+    weights = torch.zeros(len(out), len(video) + 1, dtype=torch.float64)
+    weights = weights.index_add(1, video.assign % (len(video) + 1), of_patches)[:, :-1]
     assert close(weights.sum(1), torch.ones(len(out)), torch.float32)
     assert close(out.positions, weights @ video.positions.double(), torch.float32)
     taken = weights.sum(0)

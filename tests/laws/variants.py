@@ -31,6 +31,20 @@ VARIANTS = {
     "max_pool": _GRID,
     "stride": _GRID,
     "moviechat": [{"short": 2, "merged": 1}, {"mode": "published", "short": 3, "merged": 1}],
+    "dtd": [
+        {"reference": "last_kept"},
+        {"share": 0.5},
+        {"mode": "at_most", "threshold": 0.5},
+        {"mode": "at_most", "threshold": 0.5, "reference": "last_kept"},
+        {"mode": "at_most", "share": 0.75},
+        {"mode": "published", "threshold": -0.5},
+        {"mode": "published", "share": 0.9},
+    ],
+    "evs": [
+        {"reference": "last_kept"},
+        {"mode": "published", "pruning_rate": 0.9},
+        {"mode": "published", "pruning_rate": 0.7, "reference": "last_kept"},
+    ],
     "memory_bank": [{"mode": "published", "length": 2}, {"mode": "published", "length": 1}],
     "random": [{"seed": 7}],
     "static_average": [
@@ -106,12 +120,15 @@ def _all_stages():
 STAGES = dict(_all_stages())
 
 
+_ORDERED_AS_PUBLISHED = {"dtd", "evs", "static_average"}
+
+
 def keeps_raster_order(stage):
     """Published modes return the original's order."""
-    return getattr(stage, "mode", "") != "published" or stage.name == "static_average"
+    return getattr(stage, "mode", "") != "published" or stage.name in _ORDERED_AS_PUBLISHED
 
 
-_NO_MEANS: set[str] = {"moviechat"}
+_NO_MEANS = {"moviechat", "prumerge", "scissor", "sttm", "visionzip"}
 
 
 def keeps_means(stage):
