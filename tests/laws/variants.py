@@ -45,6 +45,15 @@ VARIANTS = {
         {"mode": "published", "pruning_rate": 0.9},
         {"mode": "published", "pruning_rate": 0.7, "reference": "last_kept"},
     ],
+    "slowfast": [
+        {"slow_frames": 2, "ratio": 2},
+        {"mode": "published", "slow_frames": 1, "slow_pool": 2, "fast": 2},
+    ],
+    "llava_video_slowfast": [
+        {"stride": 2},
+        {"stride": 1},
+        {"mode": "published", "stride": 3},
+    ],
     "memory_bank": [{"mode": "published", "length": 2}, {"mode": "published", "length": 1}],
     "random": [{"seed": 7}],
     "static_average": [
@@ -128,7 +137,7 @@ def keeps_raster_order(stage):
     return getattr(stage, "mode", "") != "published" or stage.name in _ORDERED_AS_PUBLISHED
 
 
-_NO_MEANS = {"moviechat", "prumerge", "scissor", "sttm", "visionzip"}
+_NO_MEANS = {"moviechat", "prumerge", "scissor", "sttm", "visionzip", "slowfast"}
 
 
 def keeps_means(stage):

@@ -1,4 +1,4 @@
-"""How much a place of the picture changed: by its pixels, or by its tokens.
+"""How much a place of the picture changed, by its pixels or by its tokens, and what changed most.
 
 Video droppers keep what changed.  Published ones compare with the frame before, whether it was
 kept or not, and cannot see a slow drift: sixty frames of which each is like the last may end
@@ -12,6 +12,7 @@ Legend: T frames, C channels, H W pixels, S tubelets of some frames, h w cells o
 rows (tokens), D features, K kept rows.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -20,8 +21,20 @@ from torch import Tensor
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.reduce import wide
+from vidcomp.functional.runs import Chains, best_joins, chains, joins_above
+from vidcomp.functional.runs import Reference as RunReference
+from vidcomp.functional.select import evenly_spaced, stable_topk
 
-__all__ = ["PixelChange", "Reference", "pixel_change"]
+__all__ = [
+    "PixelChange",
+    "Reference",
+    "changed_above",
+    "last_rows",
+    "most_changed",
+    "pixel_change",
+    "strongest",
+    "token_chains",
+]
 
 Reference = Literal["previous", "last_kept"]
 """What a place is compared with: the frame before, or the last frame in which it was kept."""
@@ -84,6 +97,97 @@ def pixel_change(
             kept_HW = (change[s] > threshold).repeat_interleave(cell[0], dim=0)
             last = torch.where(kept_HW.repeat_interleave(cell[1], dim=1), first, last)
     return PixelChange(change, change > threshold, last.clone())
+
+
+def token_chains(positions_N3: Tensor) -> Chains:
+    """Rows at the same place of the picture in the order of time; a place is the nearest patch."""
+    place_N3 = positions_N3.clone()
+    place_N3[:, 1:] = (place_N3[:, 1:] + 0.5).floor()
+    return chains(place_N3)
+
+
+def changed_above(
+    x_ND: Tensor, found: Chains, max_cosine: float, reference: Reference
+) -> tuple[Tensor, Tensor]:
+    """Rows that are not more alike than ``max_cosine`` to what they are compared with.
+
+    Args:
+        x_ND: float features.
+        found: chains of the rows; their first rows are compared with nothing, and kept.
+        max_cosine: a row above it is dropped; 2 drops none.
+        reference: the row before in the chain, or the last row before that was kept.
+
+    Returns:
+        [N] bool: kept; and [N] float32 one minus the cosine, infinite where a chain starts.
+    """
+    runs: RunReference = (
+        "previous" if reference == "previous" else "first"
+    )  # a run starts with what was kept
+    least = _next_float(max_cosine)  # runs join what is equal to the threshold
+    joined_N, cosine_N = joins_above(x_ND, x_ND.new_ones(len(x_ND)), found, least, runs)
+    return ~joined_N, 1 - cosine_N
+
+
+def most_changed(x_ND: Tensor, found: Chains, k: int, reference: Reference) -> Tensor:
+    """[K] int64 rows that changed most, ascending: the ``strongest`` changes.
+
+    With ``last_kept`` a threshold that keeps nearly ``k`` rows is looked for (see
+    ``runs.best_joins``); what it lacks is filled up with the dropped rows that changed most.
+
+    Args:
+        x_ND: float features.
+        found: chains of the rows.
+        k: 1 to N.
+        reference: what a row is compared with.
+    """
+    if reference == "previous":
+        return strongest(changed_above(x_ND, found, 2.0, reference)[1], k)
+    num_changed = _num_changed(int(found.starts.sum()), len(x_ND), k)
+    num_joins = len(x_ND) - int(found.starts.sum()) - num_changed
+    joined_N = best_joins(x_ND, x_ND.new_ones(len(x_ND)), found, num_joins, "first")
+    change_N = (~joined_N).float().masked_fill(joined_N, -torch.inf)
+    return strongest(change_N.masked_fill(found.starts, torch.inf), k)
+
+
+def strongest(change_N: Tensor, k: int) -> Tensor:
+    """[K] int64 the rows with the largest changes, ascending; ties to the lower row.
+
+    Infinite changes, rows with nothing before them, come first: the first frame is all kept.  If
+    there are more of them than ``k``, they are evenly spaced and leave half to the others, as far
+    as there are any: a small budget is not only the top of the first frame.
+
+    Args:
+        change_N: of each row; minus infinity: never chosen.
+        k: at most the rows that may be chosen.
+    """
+    new_K = (change_N == torch.inf).nonzero().squeeze(1)
+    if len(new_K) <= k:
+        return stable_topk(change_N, k)
+    num_others = _num_changed(len(new_K), len(new_K) + int(change_N.isfinite().sum()), k)
+    others = stable_topk(change_N.masked_fill(change_N == torch.inf, -torch.inf), num_others)
+    spread = evenly_spaced(len(new_K), k - num_others, change_N.device)
+    return torch.cat([new_K[spread], others]).sort().values
+
+
+def last_rows(found: Chains, kept_N: Tensor | None = None) -> Tensor:
+    """[C] int64 last row of each chain, of those kept if that is given (the first of each is)."""
+    present_LC = found.rows >= 0
+    if kept_N is not None:
+        present_LC = present_LC & kept_N[found.rows]
+    step_L1 = torch.arange(len(found.rows), device=found.rows.device)[:, None]
+    last_1C = torch.where(present_LC, step_L1, 0).amax(dim=0, keepdim=True)
+    return found.rows.gather(0, last_1C).squeeze(0)
+
+
+def _num_changed(num_new: int, num_rows: int, k: int) -> int:
+    """How many of ``k`` rows are others than the ``num_new`` that have nothing before them."""
+    return k - num_new if num_new <= k else min(k // 2, num_rows - num_new)
+
+
+def _next_float(x: float) -> float:
+    """The float32 number after the one nearest to ``x``."""
+    nearest = torch.tensor(x, dtype=torch.float32)
+    return float(torch.nextafter(nearest, torch.tensor(math.inf)))
 
 
 def _cell_means(
