@@ -6,67 +6,17 @@ or lost; 2 usage, recipe or impossible budget; 3 finished, some items failed; 4 
 """
 
 import os
-import sys
-import traceback
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import click
 
 from vidcomp import __version__
-from vidcomp.errors import BudgetError, ConfigError, StoreError, VidcompError
+
+from .options import BudgetsCommand, chosen, common, recipe_options
 
 __all__ = ["main"]
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every command has; errors become one line and an exit code."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-    @wraps(command)
-    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
-        try:
-            sys.exit(command(*args, **kwargs) or 0)
-        except VidcompError as error:
-            if debug:
-                traceback.print_exc()
-            click.echo(f"vidcomp: {error}", err=True)
-            sys.exit(_exit_code(error))
-        except KeyboardInterrupt:
-            click.echo("vidcomp: interrupted; what was written stays, run again to go on", err=True)
-            sys.exit(130)
-
-    return run
-
-
-def _recipe_options(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--recipe``, ``--set`` and ``--budget``."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = click.option(
-            "--budget", metavar="N|P%", help="Tokens a video may keep, e.g. 196 or 10%."
-        )(command)
-        command = click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="A.B=C",
-            help="Change one setting of the recipe; may be repeated.",
-        )(command)
-        return click.option(
-            "--recipe",
-            default=default,
-            show_default=default is not None,
-            metavar="NAME|FILE",
-            help="A recipe that comes with vidcomp (see: vidcomp list recipes) or a YAML file.",
-        )(command)
-
-    return add
 
 
 @click.group(context_settings=_CONTEXT)
@@ -80,7 +30,7 @@ def main() -> None:
 @main.command(context_settings=_CONTEXT)
 @click.argument("inputs", nargs=-1)
 @click.option("--out", required=True, help="Folder of the cache, or s3://bucket/name.")
-@_recipe_options("embedded")
+@recipe_options("embedded")
 @click.option("--manifest", type=click.Path(), help="csv, tsv, jsonl or parquet table of videos.")
 @click.option("--column", default="path", show_default=True, help="Its column with the path.")
 @click.option("--id-column", help="Its column with the record's key.")
@@ -129,7 +79,7 @@ def main() -> None:
     help="Most frames of one pass of the encoder.",
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile for the encoder.")
-@_common
+@common
 def extract(**options: Any) -> int:
     """Decode, encode, compress and cache videos: files, folders, globs, @list.txt or -.
 
@@ -143,8 +93,8 @@ def extract(**options: Any) -> int:
 @main.command(context_settings=_CONTEXT)
 @click.argument("source", type=click.Path())
 @click.option("--out", required=True, help="Folder or URL of the new cache.")
-@_recipe_options(None)
-@_common
+@recipe_options(None)
+@common
 def recompress(**options: Any) -> int:
     """Give a cache's records a new budget or new stages; no video is decoded."""
     from .jobs import run_recompress
@@ -155,10 +105,10 @@ def recompress(**options: Any) -> int:
 @main.command(context_settings=_CONTEXT)
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(), help="Picture to write, e.g. map.png.")
-@_recipe_options("embedded")
+@recipe_options("embedded")
 @click.option("--start", type=float, help="Start of the range, in seconds.")
 @click.option("--end", type=float, help="End of the range, in seconds.")
-@_common
+@common
 def show(**options: Any) -> int:
     """Draw frames with their token map: a VIDEO, or a cached record as DIR#KEY."""
     from .jobs import run_show
@@ -166,12 +116,47 @@ def show(**options: Any) -> int:
     return run_show(options)
 
 
-def _chosen(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Records by their keys: named, in a list, by a pattern."""
-    command = click.option(
-        "--glob", "patterns", multiple=True, metavar="PATTERN", help="Keys that match; repeatable."
-    )(command)
-    return click.argument("keys", nargs=-1, metavar="[KEY|@list.txt]...")(command)
+@main.command(context_settings=_CONTEXT, cls=BudgetsCommand)
+@click.argument("inputs", nargs=-1, required=True, metavar="VIDEO...")
+@click.option(
+    "--budgets",
+    multiple=True,
+    default=["2%", "5%", "10%", "25%"],
+    show_default="2% 5% 10% 25%",
+    metavar="N|P%...",
+    help="Tokens a video may keep; as many as follow, e.g. --budgets 5% 10%.",
+)
+@click.option(
+    "--methods",
+    multiple=True,
+    default=["all"],
+    show_default="all",
+    metavar="NAME,...",
+    help="Compressors, with settings after colons: evs,tome:scope=frame.",
+)
+@recipe_options("embedded", budget=False)
+@click.option("--start", type=float, help="Start of the range of every video, in seconds.")
+@click.option("--end", type=float, help="End of the range, in seconds.")
+@click.option("--out", type=click.Path(), help="Folder for compare.json and compare.png.")
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Calls of which the median time counts.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where all runs.")
+@common
+def compare(**options: Any) -> int:
+    """Quality and time of compressors on VIDEOs: files, folders, globs, @list.txt or -.
+
+    The recipe's sampler and encoder make the tokens.  Distortion is the squared error of the video
+    rebuilt from its tokens, over its variance; coverage the share of patches that some token is
+    like.  With one budget the table shows all that is measured.
+    """
+    from .compare_output import run_compare
+
+    return run_compare(options)
 
 
 @main.group(context_settings=_CONTEXT)
@@ -181,7 +166,7 @@ def cache() -> None:
 
 @cache.command("ls", context_settings=_CONTEXT)
 @click.argument("cache")
-@_common
+@common
 def cache_ls(**options: Any) -> int:
     """List the records: key, tokens, width, type, bytes."""
     from .cache import list_records
@@ -192,7 +177,7 @@ def cache_ls(**options: Any) -> int:
 @cache.command("show", context_settings=_CONTEXT)
 @click.argument("cache")
 @click.argument("key", required=False)
-@_common
+@common
 def cache_show(**options: Any) -> int:
     """Show the recipe and counts of a cache, or one record's tokens and provenance."""
     from .cache import show_cache
@@ -203,7 +188,7 @@ def cache_show(**options: Any) -> int:
 @cache.command("verify", context_settings=_CONTEXT)
 @click.argument("cache")
 @click.option("--quick", is_flag=True, help="Check index and headers; do not read the records.")
-@_common
+@common
 def cache_verify(**options: Any) -> int:
     """Check every record against its hash; exit code 5 if any is damaged."""
     from .cache import verify_cache
@@ -213,9 +198,9 @@ def cache_verify(**options: Any) -> int:
 
 @cache.command("rm", context_settings=_CONTEXT)
 @click.argument("cache")
-@_chosen
+@chosen
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@_common
+@common
 def cache_rm(**options: Any) -> int:
     """Remove records; exit code 3 if some keys are unknown.  Compact makes the room free."""
     from .cache_edit import remove_records
@@ -246,7 +231,7 @@ def cache_rm(**options: Any) -> int:
 )
 @click.option("--seal-bytes", default="256MB", show_default=True, help="Size of new shards.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@_common
+@common
 def cache_compact(**options: Any) -> int:
     """Free the room of replaced and removed records; gather small shards.  Others may work on."""
     from .cache_edit import compact_cache
@@ -263,7 +248,7 @@ def cache_compact(**options: Any) -> int:
     "would lose what it has not committed.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@_common
+@common
 def cache_repair(**options: Any) -> int:
     """Put right what is damaged; records that cannot be read become missing, nothing is deleted."""
     from .cache_edit import repair_cache
@@ -281,7 +266,7 @@ def cache_repair(**options: Any) -> int:
     show_default=True,
     help="Keys whose records differ.",
 )
-@_common
+@common
 def cache_merge(**options: Any) -> int:
     """Copy the records of caches of one recipe into one."""
     from .cache_edit import merge_caches
@@ -291,7 +276,7 @@ def cache_merge(**options: Any) -> int:
 
 @cache.command("export", context_settings=_CONTEXT)
 @click.argument("cache")
-@_chosen
+@chosen
 @click.option("--out", required=True, type=click.Path(), help="Folder of the files.")
 @click.option(
     "--format",
@@ -307,7 +292,7 @@ def cache_merge(**options: Any) -> int:
 )
 @click.option("--shard-size", default="256MB", show_default=True, help="Of tar and Parquet files.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are not of this export.")
-@_common
+@common
 def cache_export(**options: Any) -> int:
     """Write records (by default all) as files for other programs."""
     from .cache_edit import export_cache
@@ -320,7 +305,7 @@ def cache_export(**options: Any) -> int:
     "kind", type=click.Choice(["recipes", "samplers", "encoders", "compressors", "projectors"])
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the settings too.")
-@_common
+@common
 def list_(**options: Any) -> int:
     """What there is of a KIND, with a line about each."""
     from .listing import run_list
@@ -329,7 +314,7 @@ def list_(**options: Any) -> int:
 
 
 @main.command(context_settings=_CONTEXT)
-@_common
+@common
 def doctor(**options: Any) -> int:
     """What is installed and works here, and what to do about the rest."""
     from .doctor import run_doctor
@@ -339,18 +324,12 @@ def doctor(**options: Any) -> int:
 
 @main.command(context_settings=_CONTEXT)
 @click.argument("folder")
-@_common
+@common
 def errors(**options: Any) -> int:
     """The items of a cache's runs that failed, and why."""
     from .cache import list_errors
 
     return list_errors(options["folder"], as_json=options["as_json"])
-
-
-def _exit_code(error: VidcompError) -> int:
-    if isinstance(error, ConfigError | BudgetError):
-        return 2
-    return 5 if isinstance(error, StoreError) else 1
 
 
 if __name__ == "__main__":

@@ -55,9 +55,12 @@ class ByteBar:
         self._bar.close()
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns as wide as their longest entry; numbers to the right, ``None`` as a dash."""
-    cells = [[_cell(value) for value in row] for row in rows]
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int = 1) -> str:
+    """Columns as wide as their longest entry; numbers to the right, ``None`` as a dash.
+
+    Fractions have ``digits`` places after the point.
+    """
+    cells = [[_cell(value, digits) for value in row] for row in rows]
     right = [
         all(isinstance(v, int | float | None) for v in column) for column in zip(*rows, strict=True)
     ]
@@ -98,10 +101,10 @@ def _row(row: "Row") -> tuple[Any, ...]:
     )
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, digits: int) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _counts(summary: "Summary") -> str:
