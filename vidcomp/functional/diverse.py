@@ -23,6 +23,8 @@ _HELD = 1 << 24
 """Distances that are kept (64 MiB): all of up to 4,096 rows."""
 _BATCH = 64
 """Rows that are brought up to date at once."""
+_WINDOW = 128
+"""Picks that they are compared with at once: after those they may be worth too little to go on."""
 _SPANNED = 1e-9
 """Share of a row's squared length below which it lies in the span of others."""
 
@@ -154,12 +156,12 @@ def _lazy_max_min(unit_ND: Tensor, scale_N: Tensor, k: int) -> Tensor:
     chosen_KD[0] = unit_ND[first]
     while len(picks) < k:
         best = int(bound_N.argmax())
-        if int(seen_N[best]) < len(picks):
-            top = _stale_top(bound_N, seen_N, len(picks))
-            news_KD = chosen_KD[int(seen_N[top].min()) : len(picks)]
+        if int(seen_N[best]) < len(picks) and float(bound_N[best]) > 0:  # 0 falls no further
+            top, stop = _stale_top(bound_N, seen_N, best, len(picks))
+            news_KD = chosen_KD[int(seen_N[best]) : stop]
             found = _distances(unit_ND[top], news_KD).amin(dim=1) * scale_N[top]
             bound_N[top] = torch.minimum(bound_N[top], found)
-            seen_N[top] = len(picks)
+            seen_N[top] = stop
             continue
         chosen_KD[len(picks)] = unit_ND[best]
         bound_N[best] = -1
@@ -167,11 +169,15 @@ def _lazy_max_min(unit_ND: Tensor, scale_N: Tensor, k: int) -> Tensor:
     return torch.tensor(picks, device=unit_ND.device)
 
 
-def _stale_top(bound_N: Tensor, seen_N: Tensor, num_picks: int) -> Tensor:
-    """Rows with the highest bounds among those that do not know of all picks."""
-    stale_N = bound_N.masked_fill(seen_N == num_picks, -torch.inf)
-    value, row = stale_N.topk(min(_BATCH, len(bound_N)))
-    return row[value >= 0]
+def _stale_top(bound_N: Tensor, seen_N: Tensor, best: int, num_picks: int) -> tuple[Tensor, int]:
+    """Rows with high bounds that know of as many picks as row ``best``, or of few more; and the
+    number of picks that they are to know of.
+    """
+    start = int(seen_N[best])
+    stop = min(start + _WINDOW, num_picks)
+    alike_N = (seen_N >= start) & (seen_N < stop)
+    value, row = bound_N.masked_fill(~alike_N, -torch.inf).topk(min(_BATCH, len(bound_N)))
+    return row[value >= 0], stop
 
 
 def _most_isolated(unit_ND: Tensor, scale_N: Tensor) -> int:
@@ -179,25 +185,23 @@ def _most_isolated(unit_ND: Tensor, scale_N: Tensor) -> int:
     n = len(unit_ND)
     bound_N = torch.full((n,), torch.inf, device=unit_ND.device)
     exact_N = torch.zeros_like(bound_N, dtype=torch.bool)
+    rest = torch.arange(n, device=unit_ND.device)  # rows that others may still be compared with
+    rest_MD, top = unit_ND, rest[:: max(1, n // _BATCH)]  # at first all rows are as good
     while True:
-        # The first time all bounds are equal: any rows tell something of all others.
-        top = bound_N.masked_fill(exact_N, -torch.inf).topk(min(_BATCH, n)).indices
-        if not bool(bound_N.isfinite().any()):
-            top = torch.arange(len(top), device=top.device) * n // len(top)
-        top = top[~exact_N[top]]
+        if 4 * int(exact_N[rest].sum()) > len(rest):
+            rest = rest[~exact_N[rest]]
+            rest_MD = unit_ND[rest]
         exact_N[top] = True
-        for part, place in zip(
-            _split(unit_ND, len(top)), _split(torch.arange(n), len(top)), strict=True
-        ):
-            found_MB = _distances(part, unit_ND[top])
-            found_MB[place[:, None].to(top.device) == top] = torch.inf  # itself
-            rows = slice(int(place[0]), int(place[-1]) + 1)
-            least = found_MB.amin(dim=1) * scale_N[rows]
-            bound_N[rows] = torch.minimum(bound_N[rows], least)
+        for part_MD, row_M in zip(_split(rest_MD, len(top)), _split(rest, len(top)), strict=True):
+            found_MB = _distances(part_MD, unit_ND[top])
+            found_MB.masked_fill_(row_M[:, None] == top, torch.inf)  # itself
+            bound_N[row_M] = torch.minimum(bound_N[row_M], found_MB.amin(dim=1) * scale_N[row_M])
             bound_N[top] = torch.minimum(bound_N[top], found_MB.amin(dim=0) * scale_N[top])
         best = int(bound_N.argmax())
         if bool(exact_N[best]):
             return best
+        value, top = bound_N.masked_fill(exact_N, -torch.inf).topk(min(4 * _BATCH, n))
+        top = top[value >= bound_N[exact_N].amax()]
 
 
 def _dpp_round(unit_ND: Tensor, weight_N: Tensor, left_N: Tensor, k: int) -> list[int]:
@@ -211,8 +215,8 @@ def _dpp_round(unit_ND: Tensor, weight_N: Tensor, left_N: Tensor, k: int) -> lis
         if float(rest_N[best]) < 0:
             break
         if int(seen_N[best]) < len(picks):
-            top = _stale_top(rest_N.float(), seen_N, len(picks))
-            _leave_span(rest_N, top, unit_ND, weight_N, basis_KD, seen_N, len(picks))
+            top, stop = _stale_top(rest_N.float(), seen_N, best, len(picks))
+            _leave_span(rest_N, top, unit_ND, weight_N, basis_KD, seen_N, stop)
             continue
         row_D = unit_ND[best]
         for _ in range(2):  # the second time removes what rounding left
@@ -230,15 +234,15 @@ def _leave_span(
     weight_N: Tensor,
     basis_KD: Tensor,
     seen_N: Tensor,
-    num_picks: int,
+    stop: int,
 ) -> None:
     """Take from the rows ``top`` what lies along the directions that they do not know of."""
     oldest = int(seen_N[top].min())
-    along = (unit_ND[top] @ basis_KD[oldest:num_picks].mT).square()
-    new = torch.arange(oldest, num_picks, device=top.device) >= seen_N[top, None]
+    along = (unit_ND[top] @ basis_KD[oldest:stop].mT).square()
+    new = torch.arange(oldest, stop, device=top.device) >= seen_N[top, None]
     rest = rest_N[top] - weight_N[top] * along.masked_fill(~new, 0).sum(dim=1)
     rest_N[top] = torch.where(rest > _SPANNED * weight_N[top], rest, -1)
-    seen_N[top] = num_picks
+    seen_N[top] = stop
 
 
 def _split(x_ND: Tensor, columns: int) -> tuple[Tensor, ...]:
