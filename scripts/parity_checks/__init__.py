@@ -3,7 +3,7 @@
 A new method is one function in a module here and one line in that module's ``CHECKS``.
 """
 
-from parity_checks import attention, change, memory, merging, projectors, sampling
+from parity_checks import attention, change, graphs, memory, merging, projectors, sampling, segments
 from parity_checks.golden import Check
 
 __all__ = ["CHECKS"]
@@ -11,8 +11,10 @@ __all__ = ["CHECKS"]
 CHECKS: dict[str, Check] = {
     **projectors.CHECKS,
     **attention.CHECKS,
+    **graphs.CHECKS,
     **change.CHECKS,
     **memory.CHECKS,
     **merging.CHECKS,
     **sampling.CHECKS,
+    **segments.CHECKS,
 }

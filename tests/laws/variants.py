@@ -13,11 +13,17 @@ __all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
 VARIANTS = {
+    "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "prumerge": [
         {"importance": "norm", "plus": True},
         {"metric": "keys", "neighbors": 2},
         {"mode": "published"},
         {"mode": "published", "importance": "norm"},
+    ],
+    "scissor": [
+        {"first": 1.0},
+        {"mode": "published", "threshold": -0.2},
+        {"mode": "published", "threshold": 0.6},
     ],
     "visionzip": [
         {"importance": "norm"},

@@ -8,7 +8,7 @@ instead of a table of all pairs of frames; ``frame_clusters`` is PruneVid: Visua
 Efficient Video Large Language Models (Huang et al., 2025).
 
 Legend: T frames, N rows (tokens), D features, W frames of the longest window, L rows of the longest
-chain.
+chain, U units (segments, frames or parts of them) that share a budget, K of it.
 """
 
 from itertools import groupby, pairwise
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vidcomp.functional.allocate import shares
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.reduce import group_sum, real, wide
 from vidcomp.functional.runs import Chains
@@ -28,8 +29,10 @@ __all__ = [
     "frame_clusters",
     "frame_means",
     "longest_runs",
+    "row_in_frame",
     "segments_of",
     "split_long",
+    "spread_shares",
     "static_windows",
     "still_frames",
 ]
@@ -102,6 +105,45 @@ def split_long(segment_T: Tensor, max_frames: int) -> Tensor:
     part_T = place_T * parts_S[segment_T] // length_S[segment_T]
     changes_T = (segment_T.diff() > 0) | (part_T.diff() != 0)
     return segments_of(changes_T)
+
+
+def spread_shares(weights_U: Tensor, total: int, caps_U: Tensor) -> Tensor:
+    """Whole shares by weight for units in the order of time; none is left out if there is enough.
+
+    Every unit gets at least one.  A total below the number of units goes to those that lie in the
+    middles of ``total`` equal parts of all weight: evenly over time, not to the first ones.
+
+    Args:
+        weights_U: [U] finite, more than 0.
+        total: at least 1.
+        caps_U: [U] int64 largest shares, at least 1.
+
+    Returns:
+        [U] int64 summing to ``min(total, sum(caps))``.
+    """
+    if total >= len(weights_U):
+        return shares(weights_U, total, caps_U, 1)
+    end_U = wide(weights_U).cumsum(0)
+    middle_K = (torch.arange(total, device=end_U.device) + 0.5) * (end_U[-1] / total)
+    unit_K = torch.searchsorted(end_U, middle_K, right=True).clamp(max=len(end_U) - 1)
+    return shares(torch.bincount(unit_K, minlength=len(end_U)), total, caps_U)
+
+
+def row_in_frame(found: Chains, frame_N: Tensor, wanted_N: Tensor) -> Tensor:
+    """[N] int64 the row at the same place in another frame, the lowest of several, -1 for none.
+
+    Args:
+        found: chains of the rows; a place is a chain.
+        frame_N: [N] int64 frame of each row.
+        wanted_N: [N] int64 frame to look in; negative: none.
+    """
+    place_N = torch.empty_like(frame_N)
+    place_N[found.order] = found.starts[found.order].long().cumsum(0) - 1
+    width = int(frame_N.max()) + 1
+    key_N, row_N = (place_N * width + frame_N).sort(stable=True)
+    wanted = torch.where(wanted_N >= 0, place_N * width + wanted_N, -1)
+    at_N = torch.searchsorted(key_N, wanted).clamp(max=len(key_N) - 1)
+    return torch.where(key_N[at_N] == wanted, row_N[at_N], -1)
 
 
 def still_frames(x_ND: Tensor, found: Chains, frame_N: Tensor, min_cosine: float) -> Tensor:

@@ -1,0 +1,156 @@
+"""Tokens that are unlike those of a frame before, over two distances in time.
+
+DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models (Tao et al., 2025), its
+first stage, which is called merging and drops.  The second one works on a language model's memory
+while it writes, and is no compressor of tokens.
+"""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vidcomp.compress._images import frame_numbers
+from vidcomp.compress.base import About, Prune
+from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.functional.allocate import rank_in_group, top_of_each
+from vidcomp.functional.change import token_chains
+from vidcomp.functional.merge import float_rows
+from vidcomp.functional.segment import frame_means, row_in_frame, spread_shares
+from vidcomp.functional.similarity import paired_cosine
+from vidcomp.registry import COMPRESSORS
+from vidcomp.types import VideoTokens
+
+__all__ = ["Dycoke"]
+
+_HELD = 1 << 22
+"""Numbers of the features that are compared at a time."""
+
+
+class _Ranked(NamedTuple):
+    """What is known of the rows before a budget is shared out."""
+
+    frame: Tensor
+    """[N] int64."""
+    news: Tensor
+    """[N] float32 one minus the cosine; infinite where there is nothing to compare with."""
+
+
+@COMPRESSORS.add("dycoke")
+class Dycoke(Prune):
+    """In groups of four frames, frame 1 is compared with frame 0, 3 with 2, and 2 with 0.
+
+    Of a compared frame the tokens stay that are the least like those at their place.  ``exact``
+    takes the shares of the original, all of a first frame to ``1 - drop`` of a compared one, as
+    weights that meet any budget; below what the original can reach first frames are thinned as
+    well, by their likeness to the first frame of the group before, and the video's first frame by
+    likeness to its own mean.
+
+    ``published`` keeps these bugs: a last frame without a partner is lost, the last group of four
+    has no second pass, tokens of a frame come in the order of their likeness.  Up to four frames,
+    on which the original crashes, have the first pass only.
+    """
+
+    about: ClassVar[About] = About(
+        paper="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models "
+        "(Tao, 2025)",
+        cost="N D",
+        accuracy="LLaVA-OneVision-7B, 32 frames, 25 % of the tokens enter: 92.8 % of the "
+        "uncompressed scores (table of UniComp); 87.0 % in the table of VidCom2",
+    )
+
+    mode: Literal["exact", "published"] = "exact"
+    """``exact``: the budget.  ``published``: the original's counts, order and losses."""
+    drop: float = Field(0.7, ge=0, le=1)
+    """Share of a compared frame that goes."""
+
+    @property
+    def exact(self) -> bool:
+        """True in mode ``exact``."""
+        return self.mode == "exact"
+
+    def count(self, video: VideoTokens, budget: int) -> int:
+        """The budget in mode ``exact``, else what ``drop`` leaves.
+
+        Raises:
+            BudgetError: mode ``published`` keeps more.
+            ShapeError: integer ids, or ``published`` loses the only frame.
+        """
+        float_rows("tokens", video.tokens)
+        return budget if self.exact else int(self._published_counts(video, budget).sum())
+
+    def keep(self, video: VideoTokens, budget: int) -> Tensor:
+        """[K] int64 rows, ascending."""
+        ranked = self._ranked(video)
+        if self.exact:
+            size_T = torch.bincount(ranked.frame)
+            is_first_T = torch.arange(len(size_T), device=size_T.device) % 4 == 0
+            # A hair above 0: a frame that may be dropped whole still takes what others cannot.
+            weight_T = size_T * torch.where(is_first_T, 1.0, max(1 - self.drop, 1e-9))
+            share_T = spread_shares(weight_T, budget, size_T)
+        else:
+            share_T = self._published_counts(video, budget)
+        return top_of_each(ranked.news, ranked.frame, share_T)
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """The kept rows; in mode ``published`` those of a frame by rising likeness."""
+        if self.exact:
+            return super().reduce(video, budget)
+        kept = self.keep(video, budget)
+        ranked = self._ranked(video)
+        rank_N = rank_in_group(ranked.news, ranked.frame, int(ranked.frame.max()) + 1)
+        kept = kept[rank_N[kept].argsort(stable=True)]
+        return video.select(kept[ranked.frame[kept].argsort(stable=True)])
+
+    def _ranked(self, video: VideoTokens) -> _Ranked:
+        x_ND = float_rows("tokens", video.tokens).detach()
+        frame_N = frame_numbers(video)
+        reference_T = _references(int(frame_N.max()) + 1, self.exact).to(frame_N.device)
+        wanted_N = reference_T[frame_N]
+        other_N = row_in_frame(token_chains(video.positions), frame_N, wanted_N)
+        news_N = torch.full((len(x_ND),), torch.inf, device=x_ND.device)
+        found = (other_N >= 0).nonzero().squeeze(1)
+        for part in torch.split(found, max(1, _HELD // max(1, x_ND.shape[1]))):
+            news_N[part] = 1 - paired_cosine(x_ND[part], x_ND[other_N[part]])
+        if self.exact:
+            first = (frame_N == 0).nonzero().squeeze(1)
+            mean_1D = frame_means(x_ND[first], video.mass[first], frame_N[first])
+            news_N[first] = 1 - paired_cosine(x_ND[first], mean_1D.expand(len(first), -1))
+        return _Ranked(frame_N, news_N)
+
+    def _published_counts(self, video: VideoTokens, budget: int) -> Tensor:
+        """[T] int64 tokens that the original keeps of each frame."""
+        size_T = torch.bincount(frame_numbers(video))
+        compared_T = (_references(len(size_T), False) >= 0).to(size_T.device)
+        # The original's float arithmetic: (1 - 0.9) * 10 tokens are 0.
+        kept_T = ((1 - self.drop) * size_T.double()).long()
+        count_T = torch.where(compared_T, kept_T, size_T)
+        if len(size_T) % 2:
+            count_T[-1] = 0
+        total = int(count_T.sum())
+        if total < 1:
+            raise ShapeError(
+                f"'dycoke' in mode 'published' loses a last frame without a partner and leaves "
+                f"nothing of {len(size_T)} frame(s): use mode='exact'"
+            )
+        if total > budget:
+            raise BudgetError(
+                f"'dycoke' in mode 'published' with drop={self.drop} leaves {total} of "
+                f"{len(video)} tokens, more than a budget of {budget}: raise drop or use "
+                f"mode='exact'"
+            )
+        return count_T
+
+
+def _references(num_frames: int, everywhere: bool) -> Tensor:
+    """[T] int64 the frame that each frame is compared with, -1 for none."""
+    frame_T = torch.arange(num_frames)
+    reference_T = torch.full_like(frame_T, -1)
+    reference_T[1::2] = frame_T[1::2] - 1
+    second_T = frame_T % 4 == 2
+    if everywhere:
+        reference_T[4::4] = frame_T[4::4] - 4
+    else:
+        second_T &= frame_T - 2 < num_frames - 4
+    return torch.where(second_T, frame_T - 2, reference_T)
