@@ -81,7 +81,7 @@ def name_points(axes: "Axes", labels: Sequence[Label]) -> None:
     taken = [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     for label, (x, y) in zip(labels, at, strict=True):
         size = 9.5 if label.bold else 8.0
-        width, height = 0.62 * size * scale * len(label.name), 1.25 * size * scale
+        width, height = 0.7 * size * scale * len(label.name), 1.45 * size * scale
         for dx, dy, align in _SIDES:
             left = x + dx * scale - {"left": 0.0, "center": 0.5, "right": 1.0}[align] * width
             bottom = y + dy * scale - height / 2
