@@ -3,7 +3,17 @@
 A new method is one function in a module here and one line in that module's ``CHECKS``.
 """
 
-from parity_checks import attention, change, graphs, memory, merging, projectors, sampling, segments
+from parity_checks import (
+    attention,
+    change,
+    graphs,
+    linear,
+    memory,
+    merging,
+    projectors,
+    sampling,
+    segments,
+)
 from parity_checks.golden import Check
 
 __all__ = ["CHECKS"]
@@ -13,6 +23,7 @@ CHECKS: dict[str, Check] = {
     **attention.CHECKS,
     **graphs.CHECKS,
     **change.CHECKS,
+    **linear.CHECKS,
     **memory.CHECKS,
     **merging.CHECKS,
     **sampling.CHECKS,

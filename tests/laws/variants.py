@@ -13,6 +13,11 @@ __all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
 VARIANTS = {
+    "prunevid": [
+        {"threshold": 0.2, "neighbours": 2},
+        {"threshold": -1.0, "frame_features": "pooled"},
+        {"mode": "published", "retention": 0.1},
+    ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "prumerge": [
         {"importance": "norm", "plus": True},
@@ -70,6 +75,15 @@ VARIANTS = {
         {"mode": "published", "threshold": -0.5},
         {"mode": "published", "threshold": -1.0, "reference": "first"},
     ],
+    "partition": [
+        {"weight": "saliency"},
+        {"weight": "query", "sharpness": 2.0},
+        {"segment_frames": 2},
+        {"time_price": 3.0},
+        {"time_price": 0.2, "segment_frames": 3},
+        {"cut_below": 0.5, "cuts": (1, 4)},
+        {"min_tokens_per_frame": 3},
+    ],
     "tome": [
         {"mode": "published"},
         {"scope": "frame"},
@@ -78,6 +92,16 @@ VARIANTS = {
         {"metric": "keys"},
         {"metric": "keys", "heads": 2},
         {"rounds": 3},
+    ],
+    "v_cast": [
+        {"min_tokens": 0, "temperature": 0.1},
+        {"mode": "published"},
+        {"mode": "published", "min_tokens": 3, "retention": 0.1},
+    ],
+    "vidcom2": [
+        {"temperature": 1.0},
+        {"mode": "published"},
+        {"mode": "published", "retention": 0.05},
     ],
 }
 
@@ -135,7 +159,7 @@ def _all_stages():
 STAGES = dict(_all_stages())
 
 
-_ORDERED_AS_PUBLISHED = {"dtd", "evs", "static_average"}
+_ORDERED_AS_PUBLISHED = {"dtd", "evs", "static_average", "v_cast", "vidcom2"}
 
 
 def keeps_raster_order(stage):
