@@ -1,0 +1,117 @@
+"""Adaptive pooling in space and time: boxes of patches whose sizes follow the content.
+
+A video is divided by splitting it in two, again and again, each time along any axis; a token is the
+mean of a box.  ``partition`` finds the division with the smallest sum of squared distances between
+patches and their tokens: among all such divisions it is the best for its own number of tokens at
+every corner of the convex hull, and what is left of a budget is spent on further splits.  The idea
+to pool and to leave abstraction to the language model is that of "DeCo: Decoupling Token
+Compression from Semantic Abstraction in Multimodal Large Language Models" (Yao et al., 2024).
+
+Patches without a token weigh nothing, and a box without tokens is no token.  Several tokens of one
+patch are one until all patches are single; then the one farthest from their mean goes first.
+
+Legend: N tokens, D features, T H W the grid, B grids side by side, S segments, K boxes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vidcomp.functional.partition_build import Cells, Patches, Rules, build_forest
+from vidcomp.functional.partition_prices import find_prices
+from vidcomp.functional.partition_spend import spend
+from vidcomp.functional.reduce import wide
+from vidcomp.functional.select import stable_topk
+from vidcomp.types import Grid
+
+__all__ = ["Patches", "Rules", "least_tokens", "partition"]
+
+_RULES = Rules()
+
+_BLOCK = 1 << 22
+"""Numbers that are held at a time (32 MiB)."""
+
+
+def partition(
+    videos: Sequence[Patches], budgets: Sequence[int], rules: Rules = _RULES
+) -> list[Tensor]:
+    """The best boxes of each video, exactly as many as its budget.
+
+    Args:
+        videos: with one (h, w), type and D; each is divided as if it were alone.
+        budgets: of each video, 1 to N.
+        rules: for all of them.
+
+    Returns:
+        [N] int64 box of each token, 0 to budget - 1, for each video.
+    """
+    videos = [_joined_scenes(video, k) for video, k in zip(videos, budgets, strict=True)]
+    cells = [Cells.of(video) for video in videos]
+    forest = build_forest(videos, cells, rules)
+    best = find_prices(forest.plans, forest.spread(), budgets, rules.time_price)
+    chosen = forest.choose([plan.price for plan in best])
+    groups = []
+    for video, found, box_K, k in zip(videos, cells, chosen, budgets, strict=True):
+        box_K = spend(forest, box_K, k - len(box_K))
+        group_N = _paint(forest.bounds_of(box_K), video.grid)[video.cell]
+        groups.append(_split_cells(video, found, group_N, k - len(box_K)))
+    return groups
+
+
+def least_tokens(video: Patches, rules: Rules) -> int:
+    """The least budget: more than one a scene if frames must be covered by several tokens."""
+    places = video._replace(tokens=video.tokens[:, :0])
+    forest = build_forest([places], [Cells.of(places)], rules)
+    return forest.plans(torch.ones(1, 1, dtype=torch.float64))[0][0].tokens
+
+
+def _joined_scenes(video: Patches, budget: int) -> Patches:
+    """With fewer tokens than scenes, scenes are what is divided, along time."""
+    starts = torch.tensor(video.starts, device=video.cell.device)
+    scene_N = torch.bucketize(video.cell // video.grid.per_frame, starts, right=True) - 1
+    if budget >= len(torch.unique(scene_N)):
+        return video
+    return video._replace(cell=scene_N, grid=Grid(len(starts), 1, 1), starts=(0,))
+
+
+def _paint(bounds_K32: Tensor, grid: Grid) -> Tensor:
+    """[P] int64 number of the box that each patch lies in; boxes do not overlap."""
+    edges = bounds_K32.clone()
+    for axis, length in enumerate(grid):
+        edges[:, axis, 1] = torch.where(edges[:, axis, 1] < 0, length, edges[:, axis, 1])
+    strides = ((grid.h + 1) * (grid.w + 1), grid.w + 1, 1)
+    label_K = torch.arange(1, len(edges) + 1, device=edges.device)
+    steps = label_K.new_zeros((grid.t + 1) * strides[0])
+    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
+        place_K = torch.stack([edges[:, a, c] * strides[a] for a, c in enumerate(corner)]).sum(0)
+        steps.index_add_(0, place_K, label_K * (-1) ** sum(corner))
+    painted = steps.reshape(grid.t + 1, grid.h + 1, grid.w + 1)
+    painted = painted.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1]
+    return painted.reshape(-1) - 1
+
+
+def _split_cells(video: Patches, cells: Cells, group_N: Tensor, left: int) -> Tensor:
+    """Tokens of one patch go their own way, the farthest from their mean first.
+
+    The one nearest to the mean stays, ties to the lower row.
+    """
+    if left <= 0:
+        return group_N
+    row_N = cells.row[video.cell]
+    shared_K = (torch.bincount(row_N)[row_N] > 1).nonzero().squeeze(1)
+    step = max(1, _BLOCK // max(1, video.tokens.shape[1]))
+    far = [
+        (wide(video.tokens[some]) - wide(cells.tokens[row_N[some]])).square().sum(dim=1)
+        for some in torch.split(shared_K, step)
+    ]
+    far_K = torch.cat(far) * video.weight[shared_K]
+    order_K = far_K.argsort(stable=True)
+    order_K = order_K[row_N[shared_K[order_K]].argsort(stable=True)]
+    cell_K = row_N[shared_K[order_K]]
+    stays_K = torch.ones_like(cell_K, dtype=torch.bool)
+    stays_K[1:] = cell_K[1:] != cell_K[:-1]
+    leaving = order_K[~stays_K].sort().values
+    chosen = shared_K[leaving[stable_topk(far_K[leaving], left)]]
+    first = int(group_N.max()) + 1
+    return group_N.index_copy(0, chosen, torch.arange(first, first + left, device=chosen.device))

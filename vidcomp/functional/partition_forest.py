@@ -1,0 +1,230 @@
+"""The boxes of whole videos: segments of frames, and the trees that join segments to scenes.
+
+A scene is divided into segments, whose boxes may be split along every axis; above them boxes are
+whole frames of neighbouring segments and split along time only.  So memory and the size of a box
+are bounded, and one price decides over all of it.  Scenes are never joined.
+
+Boxes of all groups have one global number: that of the group's first, plus box x B + grid.
+
+Legend: X boxes, B grids side by side, S segments, V videos, P prices, K some boxes, D features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcomp.functional.partition_boxes import box_bounds
+from vidcomp.functional.partition_prices import Cheapest, Group, Plan, cheapest
+from vidcomp.types import Grid
+
+__all__ = ["Forest", "Layer", "Segment"]
+
+_BLOCK = {"cpu": 1 << 20, "other": 1 << 24}
+"""Boxes times prices that are worked on at a time: few on the CPU, for the sake of its caches."""
+
+
+class Segment(NamedTuple):
+    """Consecutive frames of a video whose boxes are divided by themselves."""
+
+    video: int
+    scene: int
+    """Number of the scene, counted over all videos."""
+    start: int
+    """First frame."""
+    stop: int
+    """One past the last frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A group, and where its boxes are."""
+
+    group: Group
+    grid: Grid
+    """Shape of each grid; (S, 1, 1) for those whose patches are segments."""
+    video: Tensor
+    """[B] int64 on the CPU: the video of each grid."""
+    frames: Tensor
+    """[B, T + 1] int64 first frame of each step of time, and the end."""
+    segments: Tensor | None = None
+    """[S, B] int64 the segments that a grid's patches stand for."""
+
+
+@dataclass(slots=True)
+class Forest:
+    """All layers: those of segments, then those of scenes."""
+
+    layers: list[Layer]
+    num_videos: int
+    time_price: float
+    first: list[int] = field(init=False)
+    """Global number of each layer's first box."""
+    roots: Tensor = field(init=False)
+    """[S] int64 global number of each segment's largest box."""
+
+    def __post_init__(self) -> None:
+        sizes = [layer.group.spread.numel() for layer in self.layers]
+        self.first = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        roots = [self._tops(i) for i, layer in enumerate(self.layers) if layer.segments is None]
+        self.roots = torch.cat(roots)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the boxes are."""
+        return self.layers[0].group.spread.device
+
+    def spread(self) -> list[float]:
+        """[V] spread of videos whose scenes are one token each."""
+        total = torch.zeros(self.num_videos, dtype=torch.float64)
+        for layer in self.layers:
+            if layer.segments is not None:
+                total.index_add_(0, layer.video, layer.group.spread[-1].cpu().double())
+        return total.tolist()
+
+    def plans(self, price_VP: Tensor) -> list[list[Plan]]:
+        """The best plan of each video for each of its prices."""
+        totals = torch.zeros(3, *price_VP.shape, dtype=torch.float64)
+        segments: list[Cheapest] = []
+        for layer in self.layers:
+            found = self._cheapest(layer, price_VP, segments)
+            if layer.segments is None:
+                segments.append(found)
+                continue
+            for total_VP, part_BP in zip(totals, found, strict=True):
+                total_VP.index_add_(0, layer.video, part_BP.cpu().double())
+        return [
+            [
+                Plan(p, round(n), paid, cost - p * paid)
+                for p, cost, n, paid in zip(*row, strict=True)
+            ]
+            for row in zip(price_VP.tolist(), *totals.tolist(), strict=True)
+        ]
+
+    def choose(self, price_V: Sequence[float]) -> list[Tensor]:
+        """[K] global numbers of the boxes that are one token, for each video at its price."""
+        price_V1 = torch.tensor(price_V, dtype=torch.float64)[:, None]
+        segments: list[Cheapest] = []
+        choices = []
+        for layer in self.layers:
+            choice_XB = torch.zeros_like(layer.group.spread, dtype=torch.int8)
+            found = self._cheapest(layer, price_V1, segments, choice_XB)
+            if layer.segments is None:
+                segments.append(found)
+            choices.append(choice_XB.reshape(-1))
+        return self._leaves(torch.cat(choices))
+
+    def halves(self, box_K: Tensor) -> tuple[Tensor, Tensor]:
+        """[3, K] global numbers of both halves by a split along t, h, w; -1 where there is none."""
+        left, right = (box_K.new_full((3, len(box_K)), -1) for _ in range(2))
+        for i, mine, x, b in self._by_layer(box_K):
+            layer = self.layers[i]
+            for out, side in ((left, layer.group.boxes.left), (right, layer.group.boxes.right)):
+                half = side[:, x]
+                number = self.first[i] + half * len(layer.video) + b
+                if layer.segments is not None:
+                    number = torch.where(half < layer.grid.t, self._below(layer, half, b), number)
+                out[:, mine] = torch.where(half < len(layer.group.spread), number, -1)
+        return left, right
+
+    def spread_of(self, box_K: Tensor) -> Tensor:
+        """[K] wide spread of boxes; 0 for -1."""
+        out = self.layers[0].group.spread.new_zeros(len(box_K))
+        for i, mine, x, b in self._by_layer(box_K):
+            out[mine] = self.layers[i].group.spread[x, b]
+        return out
+
+    def rows_of(self, box_K: Tensor) -> Tensor:
+        """[K] int64 patches with a token in boxes; 0 for -1."""
+        out = box_K.new_zeros(len(box_K))
+        for i, mine, x, b in self._by_layer(box_K):
+            out[mine] = self.layers[i].group.rows[x, b].long()
+        return out
+
+    def bounds_of(self, box_K: Tensor) -> Tensor:
+        """[K, 3, 2] int64 (t, h, w) where boxes start and stop, in frames of the video.
+
+        A box of whole segments has all of (h, w): 0 to -1.
+        """
+        out = box_K.new_zeros(len(box_K), 3, 2)
+        for i, mine, x, b in self._by_layer(box_K):
+            layer = self.layers[i]
+            bounds = box_bounds(layer.grid, layer.group.boxes.number[x])
+            bounds[:, 0] = layer.frames[b[:, None], bounds[:, 0]]
+            if layer.segments is not None:
+                bounds[:, 1:, 1] = -1
+            out[mine] = bounds
+        return out
+
+    def _cheapest(
+        self,
+        layer: Layer,
+        price_VP: Tensor,
+        segments: list[Cheapest],
+        choice_XB: Tensor | None = None,
+    ) -> Cheapest:
+        """[B, P] each, of whole grids."""
+        spread = layer.group.spread
+        price_BP = price_VP[layer.video].to(spread.dtype).to(spread.device)
+        below = None
+        if layer.segments is not None:
+            joined = (torch.cat(part) for part in zip(*segments, strict=True))
+            below = Cheapest(*(part[layer.segments] for part in joined))
+        most = _BLOCK.get(spread.device.type, _BLOCK["other"])
+        step = max(1, most // (len(spread) * price_BP.shape[1]))
+        parts = []
+        for b in range(0, len(price_BP), step):
+            some = slice(b, b + step)
+            group = Group(layer.group.boxes, *(part[:, some] for part in layer.group[1:]))
+            leaves = below and Cheapest(*(part[:, some] for part in below))
+            choice = None if choice_XB is None else choice_XB[:, some]
+            found = cheapest(group, price_BP[some], self.time_price, leaves, choice)
+            parts.append([part[len(spread) - 1] for part in found])
+        return Cheapest(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _leaves(self, choice: Tensor) -> list[Tensor]:
+        """Follow the choices from the largest boxes down."""
+        tops = [self._tops(i) for i, layer in enumerate(self.layers) if layer.segments is not None]
+        video = [layer.video for layer in self.layers if layer.segments is not None]
+        box_K, video_K = torch.cat(tops), torch.cat(video).to(self.device)
+        found = []
+        while len(box_K):
+            filled = self.rows_of(box_K) > 0
+            box_K, video_K = box_K[filled], video_K[filled]
+            axis_K = choice[box_K].long()
+            done = axis_K == 0
+            found.append((box_K[done], video_K[done]))
+            box_K, video_K, axis_K = box_K[~done], video_K[~done], axis_K[~done] - 1
+            halves = (
+                half[axis_K, torch.arange(len(box_K), device=self.device)]
+                for half in self.halves(box_K)
+            )
+            box_K, video_K = torch.cat(list(halves)), video_K.repeat(2)
+        box_K, video_K = (torch.cat(part) for part in zip(*found, strict=True))
+        return [box_K[video_K == v] for v in range(self.num_videos)]
+
+    def _tops(self, i: int) -> Tensor:
+        """[B] global numbers of the largest boxes of a layer."""
+        layer = self.layers[i]
+        num_boxes, num_grids = layer.group.spread.shape
+        b = torch.arange(num_grids, device=layer.group.spread.device)
+        if layer.segments is not None and layer.grid.t == 1:
+            return self.roots[layer.segments[0]]
+        return self.first[i] + (num_boxes - 1) * num_grids + b
+
+    def _below(self, layer: Layer, x: Tensor, b: Tensor) -> Tensor:
+        """Global numbers of the segments that boxes of the lowest level stand for."""
+        assert layer.segments is not None  # noqa: S101  # the caller checked
+        return self.roots[layer.segments[x.clamp(max=layer.grid.t - 1), b]]
+
+    def _by_layer(self, box_K: Tensor) -> "list[tuple[int, Tensor, Tensor, Tensor]]":
+        """For each layer with some of the boxes: which, their numbers in it, their grids."""
+        found = []
+        for i, layer in enumerate(self.layers):
+            mine = ((box_K >= self.first[i]) & (box_K < self.first[i + 1])).nonzero().squeeze(1)
+            if len(mine):
+                local = box_K[mine] - self.first[i]
+                found.append((i, mine, local // len(layer.video), local % len(layer.video)))
+        return found
