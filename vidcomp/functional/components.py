@@ -13,9 +13,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vidcomp.functional.allocate import top_of_each
 from vidcomp.functional.similarity import cosine
 
-__all__ = ["Edges", "best_joins", "connected_components", "similarity_forest", "spanning_forest"]
+__all__ = [
+    "Edges",
+    "best_joins",
+    "components_above",
+    "connected_components",
+    "similarity_forest",
+    "spanning_forest",
+]
 
 Edges = tuple[Tensor, Tensor]
 """[E, 2] int64 nodes and [E] weights."""
@@ -86,6 +94,29 @@ def best_joins(edges: Edges, num_nodes: int, num_joins: int) -> Tensor:
     return connected_components(edge_E2[forest[:num_joins]], num_nodes)
 
 
+def components_above(x_ND: Tensor, threshold: float, part_N: Tensor | None = None) -> Tensor:
+    """[N] int64 component of each row when all rows (of each part) above a cosine are joined.
+
+    Components are numbered part after part, in the order of their first row with the most
+    neighbours.
+
+    Args:
+        x_ND: [N, D] any float type.
+        threshold: rows are joined if their cosine is more.
+        part_N: [N] int64 part of each row, in 0..B - 1, each with rows; ``None``: one part.
+    """
+    if part_N is None:
+        part_N = torch.zeros(len(x_ND), dtype=torch.int64, device=x_ND.device)
+    edge_E2, weight_E = similarity_forest(x_ND, part_N)
+    component_N = connected_components(edge_E2[weight_E > threshold], len(x_ND))
+    ones_C = torch.ones_like(torch.bincount(component_N))
+    hub_C = top_of_each(_neighbours(x_ND, part_N, threshold), component_N, ones_C)
+    hub_C = hub_C[part_N[hub_C].argsort(stable=True)]
+    rank_C = torch.empty_like(ones_C)
+    rank_C[component_N[hub_C]] = torch.arange(len(hub_C), device=hub_C.device)
+    return rank_C[component_N]
+
+
 def similarity_forest(x_ND: Tensor, part_N: Tensor | None = None) -> Edges:
     """The best spanning tree of all rows (of each part) by cosine.
 
@@ -125,6 +156,15 @@ def _lowest(edge_E2: Tensor, num_nodes: int) -> Tensor:
         parent_N.scatter_reduce_(0, high_E[apart_E], low_E[apart_E], "amin")
         while not torch.equal(parent_N, above_N := parent_N[parent_N]):
             parent_N = above_N
+
+
+def _neighbours(x_ND: Tensor, part_N: Tensor, threshold: float) -> Tensor:
+    """[N] int64 rows of the same part above a cosine."""
+    count_N = torch.zeros_like(part_N)
+    for rows in torch.split(part_N.argsort(stable=True), torch.bincount(part_N).tolist()):
+        for some in torch.split(rows, max(1, _BLOCK // max(1, len(rows)))):
+            count_N[some] = (cosine(x_ND[some], x_ND[rows]) > threshold).sum(dim=1)
+    return count_N
 
 
 def _batches(rows: tuple[Tensor, ...], dim: int) -> list[list[Tensor]]:

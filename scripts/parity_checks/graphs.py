@@ -1,0 +1,35 @@
+"""Methods that walk trees and graphs of tokens, row for row in the order of the originals."""
+
+from collections.abc import Iterator
+
+import torch
+
+from parity_checks.golden import Check, Comparison, Golden
+from parity_checks.videos import video_of_grid
+from vidcomp.functional.components import components_above
+from vidcomp.registry import COMPRESSORS
+from vidcomp.types import Grid
+
+__all__ = ["CHECKS"]
+
+
+def check_scissor(golden: Golden) -> Iterator[Comparison]:
+    """Components of the first frame and of all, and the tokens after the last assignment."""
+    grid, x_TPD, tau = Grid(**golden.grid), golden.input("x"), golden.setting("tau")
+    video = video_of_grid(x_TPD.flatten(0, 1), grid)
+    out = COMPRESSORS.make("scissor", mode="published", threshold=tau)(video, len(video) - 1)
+    assert out.assign is not None
+    yield Comparison("output.tokens", out.tokens, golden.output("output.tokens"))
+    theirs = golden.output("output.closest_index")
+    yield Comparison("output.closest_index", out.assign, theirs)
+    frame_N = torch.arange(grid.t).repeat_interleave(grid.per_frame)
+    component_N = components_above(video.tokens, tau, frame_N)
+    labels = component_N[: grid.per_frame]
+    yield Comparison("output.frame0_labels", labels, golden.output("output.frame0_labels"))
+    theirs = golden.output("output.num_after_step1")
+    yield Comparison(
+        "output.num_after_step1", (component_N.max() + 1).reshape(theirs.shape), theirs
+    )
+
+
+CHECKS: dict[str, Check] = {"llava_scissor": check_scissor}
