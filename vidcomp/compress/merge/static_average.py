@@ -1,11 +1,11 @@
 """Averages over time of patches that do not change."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress.base import Merge
+from vidcomp.compress.base import About, Merge
 from vidcomp.errors import BudgetError
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.runs import (
@@ -28,6 +28,8 @@ class StaticAverage(Merge):
 
     Only tokens with equal (h, w) merge, so that one token a place is the least that can remain.
     """
+
+    about: ClassVar[About] = About(cost="N D")
 
     mode: Literal["exact", "at_most", "published"] = "exact"
     """``exact``: the most similar neighbours in time merge until the budget is met.  ``at_most``:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from vidcomp.compress._grid import DenseGridStage
-from vidcomp.compress.base import Kind
+from vidcomp.compress.base import About, Kind
 from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import adaptive_weights, grid_weights
 from vidcomp.registry import COMPRESSORS
@@ -20,6 +20,7 @@ class AdaptivePool(DenseGridStage):
     """
 
     kind: ClassVar[Kind] = "resample"
+    about: ClassVar[About] = About(cost="N D")
 
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """One token a bin."""

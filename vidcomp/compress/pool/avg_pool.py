@@ -1,9 +1,11 @@
 """Averages over the cells of a coarser grid."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from vidcomp.compress._grid import GridStage
-from vidcomp.compress.base import Merge
+from vidcomp.compress.base import About, Merge
 from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.grids import cell_numbers, without_gaps
 from vidcomp.registry import COMPRESSORS
@@ -18,6 +20,14 @@ class AvgPool(GridStage, Merge):
 
     Goes by positions: tokens may be merged, dropped or letterboxed already.
     """
+
+    about: ClassVar[About] = About(
+        cost="N D",
+        accuracy=(
+            "LLaVA-OneVision-7B, 32 frames, 10 % of the tokens enter the LLM, pooled over time "
+            "and space: 94.0 % of the full score (SimpleCluster, 2026)"
+        ),
+    )
 
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
         """[N] int64 cell of each row, cells without rows left out."""

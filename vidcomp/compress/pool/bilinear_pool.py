@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from vidcomp.compress._grid import DenseGridStage
-from vidcomp.compress.base import Kind
+from vidcomp.compress.base import About, Kind
 from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import bilinear_weights, grid_weights
 from vidcomp.registry import COMPRESSORS
@@ -21,6 +21,10 @@ class BilinearPool(DenseGridStage):
     """
 
     kind: ClassVar[Kind] = "resample"
+    about: ClassVar[About] = About(
+        paper="LLaVA-NeXT: A Strong Zero-shot Video Understanding Model (Zhang, 2024)",
+        cost="K D",
+    )
 
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """One token a cell."""

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from vidcomp.compress._grid import DenseGridStage
-from vidcomp.compress.base import Kind
+from vidcomp.compress.base import About, Kind
 from vidcomp.functional.geometry import dense, in_raster_order
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.pool import largest
@@ -22,6 +22,7 @@ class MaxPool(DenseGridStage):
     """
 
     kind: ClassVar[Kind] = "resample"
+    about: ClassVar[About] = About(cost="N D")
 
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """One token a bin."""

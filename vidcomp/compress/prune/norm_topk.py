@@ -1,8 +1,10 @@
 """The tokens with the largest norm."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from vidcomp.compress.base import Prune
+from vidcomp.compress.base import About, Prune
 from vidcomp.errors import ShapeError
 from vidcomp.functional.reduce import norms
 from vidcomp.functional.select import stable_topk
@@ -15,6 +17,8 @@ __all__ = ["NormTopK"]
 @COMPRESSORS.add("norm_topk")
 class NormTopK(Prune):
     """The rows with the largest Euclidean norm, ties to the lower row."""
+
+    about: ClassVar[About] = About(cost="N D")
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending."""

@@ -1,9 +1,11 @@
 """Every n-th patch along each axis."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from vidcomp.compress._grid import GridStage
-from vidcomp.compress.base import Prune
+from vidcomp.compress.base import About, Prune
 from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.grids import cell_numbers, nearest_to_centres
 from vidcomp.registry import COMPRESSORS
@@ -19,6 +21,15 @@ class Stride(GridStage, Prune):
     Cells of two patches keep the first: ``x[::2]``.  Goes by positions: tokens may be merged,
     dropped or letterboxed already.
     """
+
+    about: ClassVar[About] = About(
+        needs=(),
+        cost="N",
+        accuracy=(
+            "LLaVA-OneVision-7B, 32 frames, 10 % of the tokens enter the LLM, space only: 95.2 % "
+            "of the full score (SimpleCluster, 2026)"
+        ),
+    )
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending."""
