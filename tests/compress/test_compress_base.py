@@ -74,16 +74,12 @@ def test_stages_are_values():
             assert field.description, (name, field)
 
 
-def test_what_is_registered():
-    assert COMPRESSORS.names() == [
-        "adaptive_pool",
+def test_the_baselines_are_there():
+    """Every method has to beat them."""
+    assert {
         "avg_pool",
-        "bilinear_pool",
-        "max_pool",
-        "norm_topk",
         "random",
-        "static_average",
         "stride",
-        "tome",
         "uniform",
-    ]
+        "uniform_frames",
+    } <= set(COMPRESSORS.names())
