@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
+from vidcomp.compress.merge.prunevid import Prunevid
+from vidcomp.functional.segment import frame_clusters, longest_runs, segments_of
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid, VideoTokens
 
@@ -19,8 +22,57 @@ def check_dycoke(golden: Golden) -> Iterator[Comparison]:
     video = _numbered(golden, golden.input("x"))
     stage = COMPRESSORS.make("dycoke", mode="published", drop=golden.setting("merging_ratio"))
     out = stage(video, len(video) - 1)
-    yield Comparison("output.tokens", out.tokens, golden.output("output.tokens"))
-    yield Comparison("output.kept_index", out.extras["row"], golden.output("output.kept_index"))
+    yield _compare(golden, "tokens", out.tokens)
+    yield _compare(golden, "kept_index", out.extras["row"])
+
+
+def check_prunevid(golden: Golden) -> Iterator[Comparison]:
+    """PruneVid's segments, still and other tokens, and its refinement of labels."""
+    frames = golden.input("frames")[0]
+    grid = Grid(golden.setting("T"), golden.setting("H"), golden.setting("W"))
+    video = video_of_grid(frames, grid)
+    stage = Prunevid(
+        mode="published",
+        threshold=golden.setting("threshold"),
+        neighbours=golden.setting("k"),
+        clusters_per_frame=golden.setting("temporal_segment_ratio"),
+        retention=golden.setting("cluster_ratio"),
+    )
+    yield _compare(golden, "tokens", stage(video, len(video) - 1).tokens[None])
+    label_T = frame_clusters(
+        frames.reshape(grid.t, grid.per_frame, -1).mean(dim=1),
+        int(grid.t * golden.setting("temporal_segment_ratio")),
+        golden.setting("k"),
+    )
+    yield _compare(golden, "window_sizes", torch.bincount(label_T))
+    static, dynamic = _unit_sizes(video, stage, label_T)
+    yield _compare(golden, "static_sizes", static)
+    yield _compare(golden, "dynamic_sizes", dynamic)
+    refined = torch.stack([longest_runs(label) for label in golden.input("refine_labels")])
+    yield _compare(golden, "refine.labels", refined)
+    lengths = [torch.bincount(segments_of(label.diff() != 0)) for label in refined]
+    width = golden.output("output.refine.segment_lengths").shape[1]
+    padded = torch.stack([pad(length, (0, width - len(length))) for length in lengths])
+    yield _compare(golden, "refine.segment_lengths", padded)
+
+
+def _unit_sizes(video: VideoTokens, stage: Prunevid, label_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of each segment that stand for several frames, and all others."""
+    out = stage(video, len(video) - 1)
+    assert out.assign is not None
+    frame_P = torch.arange(video.grid.num_patches) // video.grid.per_frame
+    first_K = torch.full((len(out),), video.grid.t).scatter_reduce(0, out.assign, frame_P, "amin")
+    last_K = torch.full((len(out),), -1).scatter_reduce(0, out.assign, frame_P, "amax")
+    segment_K, still_K = label_T[first_K], last_K > first_K
+    num_segments = int(label_T[-1]) + 1
+    return (
+        torch.bincount(segment_K[still_K], minlength=num_segments),
+        torch.bincount(segment_K[~still_K], minlength=num_segments),
+    )
+
+
+def _compare(golden: Golden, name: str, ours: Tensor) -> Comparison:
+    return Comparison(f"output.{name}", ours, golden.output(f"output.{name}"))
 
 
 def _numbered(golden: Golden, x: Tensor, **extras: Tensor) -> VideoTokens:
@@ -31,4 +83,4 @@ def _numbered(golden: Golden, x: Tensor, **extras: Tensor) -> VideoTokens:
     return replace(video, extras={"row": torch.arange(grid.num_patches), **flat})
 
 
-CHECKS: dict[str, Check] = {"dycoke": check_dycoke}
+CHECKS: dict[str, Check] = {"dycoke": check_dycoke, "prunevid": check_prunevid}

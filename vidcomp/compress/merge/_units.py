@@ -1,0 +1,209 @@
+"""Units of a video that share a budget and are clustered each by itself.
+
+A point is what is clustered: a row, or rows that are averaged first.  A unit is a set of points:
+the still places of a segment, the rest of a frame.  Units are in the order of time.
+
+Legend: N rows, P points, U units, K groups, T frames, D features.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import ShapeError
+from vidcomp.functional.cluster import density_peaks
+from vidcomp.functional.geometry import local_positions
+from vidcomp.functional.merge import merge_by_assignment
+from vidcomp.functional.reduce import group_min, group_sum
+from vidcomp.functional.segment import frame_means
+from vidcomp.functional.similarity import best_match, directions
+from vidcomp.types import VideoTokens
+
+__all__ = [
+    "Points",
+    "Stills",
+    "averaged",
+    "cluster_units",
+    "frame_features",
+    "join_idle",
+    "likeness_over_time",
+    "points_of",
+    "stills_within",
+]
+
+
+class Points(NamedTuple):
+    """Rows in points, points in units; points are sorted by unit, then by their first row."""
+
+    point: Tensor
+    """[N] int64 point of each row, -1 for none."""
+    unit: Tensor
+    """[P] int64 unit of each point; every unit has points."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """[U] int64 points of each unit."""
+        return torch.bincount(self.unit)
+
+    def rows_by_unit(self) -> list[Tensor]:
+        """Rows of each unit, sorted by point."""
+        order_N = self.point.argsort(stable=True)
+        order_N = order_N[int((self.point < 0).sum()) :]
+        return list(torch.split(order_N, torch.bincount(self.unit[self.point[order_N]]).tolist()))
+
+
+class Stills(NamedTuple):
+    """Places that may be averaged over a segment."""
+
+    pillar: Tensor
+    """[N] int64 place in its segment of each row, without gaps."""
+    likeness: Tensor
+    """[C] float32 how still each is."""
+    saved: Tensor
+    """[C] int64 rows that averaging it takes away."""
+
+
+def frame_features(video: VideoTokens, frame_N: Tensor, name: str | None, user: str) -> Tensor:
+    """[T, D] what stands for each frame that has tokens: a frame extra, or the mean of its tokens.
+
+    Raises:
+        ShapeError: the video has no such frame extra, or it holds integers.
+    """
+    if name is None:
+        return frame_means(video.tokens, video.mass, frame_N)
+    value = video.frame_extras.get(name)
+    if value is None or not value.is_floating_point():
+        raise ShapeError(
+            f"{user!r} needs float frame_extras[{name!r}], got "
+            f"{sorted(video.frame_extras) or 'no frame extras'}: let the encoder keep it, or leave "
+            f"frame_features out"
+        )
+    frame = (local_positions(video)[:, 0] + 0.5).floor().long()
+    return value.detach()[torch.bincount(frame, minlength=len(value)) > 0].flatten(1)
+
+
+def points_of(unit_N: Tensor, joint_N: Tensor) -> Points:
+    """Points of the rows with equal ``joint_N``, which lie in one unit; negative units: none.
+
+    Args:
+        unit_N: [N] int64 any numbers; units are counted in their order, without gaps.
+        joint_N: [N] int64 any numbers.
+    """
+    rows = (unit_N >= 0).nonzero().squeeze(1)
+    point_R = _dense_rank(joint_N[rows])
+    first_P = group_min(rows, point_R, int(point_R.max()) + 1)
+    unit_P = _dense_rank(unit_N[first_P])
+    order_P = first_P.argsort(stable=True)
+    order_P = order_P[unit_P[order_P].argsort(stable=True)]
+    rank_P = torch.empty_like(order_P)
+    rank_P[order_P] = torch.arange(len(order_P), device=order_P.device)
+    point_N = torch.full_like(unit_N, -1)
+    point_N[rows] = rank_P[point_R]
+    return Points(point_N, unit_P[order_P])
+
+
+def likeness_over_time(x_ND: Tensor, pillar_N: Tensor, num_pillars: int) -> Tensor:
+    """[C] float32 mean cosine of all pairs of different rows of each pillar, 1 for a single row.
+
+    All pairs by the sum of the unit rows: its square holds every pair twice and every row once.
+    """
+    sum_CD = group_sum(directions(x_ND.detach()), pillar_N, num_pillars)
+    n_C = torch.bincount(pillar_N, minlength=num_pillars)
+    pairs_C = (n_C * (n_C - 1)).clamp(min=1)
+    likeness_C = (sum_CD.square().sum(dim=1) - n_C) / pairs_C
+    return torch.where(n_C > 1, likeness_C, 1).float()
+
+
+def stills_within(stills: Stills, candidate_C: Tensor, num_spare: int) -> Tensor:
+    """[C] bool: the stillest candidates that take away at most ``num_spare`` rows together.
+
+    So that what is averaged over time never leaves fewer tokens than were asked for; ties to the
+    lower pillar.
+    """
+    order_C = stills.likeness.argsort(descending=True, stable=True)
+    order_C = order_C[candidate_C[order_C]]
+    fits = stills.saved[order_C].cumsum(0) <= num_spare
+    return torch.zeros_like(candidate_C).index_fill(0, order_C[fits], value=True)
+
+
+def averaged(x_ND: Tensor, mass_N: Tensor, rows: Tensor, point_N: Tensor) -> Tensor:
+    """[p, D] means of the points of ``rows``, which are sorted by point."""
+    _, point_R, count_P = torch.unique_consecutive(
+        point_N[rows], return_inverse=True, return_counts=True
+    )
+    if len(count_P) == len(rows):
+        return x_ND[rows].detach()
+    return merge_by_assignment(x_ND[rows].detach(), mass_N[rows], point_R, len(count_P))[0]
+
+
+def cluster_units(
+    x_ND: Tensor, mass_N: Tensor, points: Points, share_U: Tensor, neighbours: int
+) -> tuple[Tensor, Tensor]:
+    """As many clusters of each unit's points as its share (DPC-KNN).
+
+    A unit whose share is all of its points is left as it is.
+
+    Args:
+        x_ND: [N, D] float features.
+        mass_N: [N] float.
+        points: rows in points in units.
+        share_U: [U] int64 0 to the unit's points.
+        neighbours: points that vote on a density, itself included.
+
+    Returns:
+        [P] int64 group of each point, -1 in units without a share; units one after the other, in
+        each the centres in the published order.  And [K] int64 the point that is the centre.
+    """
+    size_U = points.sizes
+    first_U = size_U.cumsum(0) - size_U
+    group_P, centres, done = torch.full_like(points.unit, -1), [], 0
+    for rows, share, size, first in zip(
+        points.rows_by_unit(), share_U.tolist(), size_U.tolist(), first_U.tolist(), strict=True
+    ):
+        if not share:
+            continue
+        centre = assign = torch.arange(size, device=x_ND.device)
+        if share < size:
+            means_PD = averaged(x_ND, mass_N, rows, points.point)
+            centre, assign = density_peaks(means_PD, share, neighbours)
+        group_P[first : first + size] = done + assign
+        centres.append(first + centre)
+        done += share
+    return group_P, torch.cat(centres)
+
+
+def join_idle(
+    x_ND: Tensor, mass_N: Tensor, points: Points, group_P: Tensor, centre_K: Tensor
+) -> Tensor:
+    """[P] int64 groups in which the points of units without a share have joined others.
+
+    Each goes to the most similar centre of the unit nearest in order (the earlier of two) that has
+    a share, so that nothing is lost when a budget has not a token for every unit.
+    """
+    rows_U = points.rows_by_unit()
+    size_U = points.sizes
+    first_U = (size_U.cumsum(0) - size_U).tolist()
+    centre_unit_K = points.unit[centre_K]
+    idle = torch.bincount(centre_unit_K, minlength=len(size_U)) == 0
+    served = (~idle).nonzero().squeeze(1)
+    joined_P = group_P.clone()
+    for unit in idle.nonzero().squeeze(1).tolist():
+        host = int(served[(served - unit).abs().argmin()])
+        host_K = (centre_unit_K == host).nonzero().squeeze(1)
+        host_PD = averaged(x_ND, mass_N, rows_U[host], points.point)
+        _, nearest = best_match(
+            averaged(x_ND, mass_N, rows_U[unit], points.point),
+            host_PD[centre_K[host_K] - first_U[host]],
+        )
+        group = group_P[centre_K[host_K]][nearest]
+        joined_P[first_U[unit] : first_U[unit] + len(group)] = group
+    return joined_P
+
+
+def _dense_rank(number_N: Tensor) -> Tensor:
+    """[N] int64 the same groups, numbered 0, 1, 2 ... in the same order, whatever the numbers."""
+    sorted_N, order_N = number_N.sort(stable=True)
+    rank_N = torch.zeros_like(order_N)
+    rank_N[order_N[1:]] = (sorted_N.diff() != 0).long().cumsum(0)
+    return rank_N
