@@ -6,6 +6,7 @@ A new method is one function in a module here and one line in that module's ``CH
 from parity_checks import (
     attention,
     change,
+    cluster,
     graphs,
     linear,
     memory,
@@ -23,6 +24,7 @@ CHECKS: dict[str, Check] = {
     **attention.CHECKS,
     **graphs.CHECKS,
     **change.CHECKS,
+    **cluster.CHECKS,
     **linear.CHECKS,
     **memory.CHECKS,
     **merging.CHECKS,

@@ -13,10 +13,34 @@ __all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
 VARIANTS = {
+    "cdpruner": [
+        {"relevance": "similar"},
+        {"mode": "published", "frame_tokens": 1},
+        {"mode": "published", "frame_tokens": 10},
+    ],
+    "divprune": [{"mode": "published"}, {"mode": "published", "retention": 0.25}],
+    "dpc_knn": [
+        {"scope": "video", "neighbours": 2},
+        {"scope": "frame"},
+        {"segment_tokens": 9},
+        {"mode": "published"},
+    ],
+    "simple_cluster": [{"rounds": 1, "theta": None}, {"direct": 1}, {"theta": 100.0}],
+    "ustc": [
+        {"importance": "norm", "similarity": 0.0},
+        {"segment_tokens": 9, "context": 0.0},
+        {"context": 1.0},
+    ],
     "prunevid": [
         {"threshold": 0.2, "neighbours": 2},
         {"threshold": -1.0, "frame_features": "pooled"},
         {"mode": "published", "retention": 0.1},
+    ],
+    "holitom": [
+        {"threshold": 0.3, "neighbours": 2},
+        {"threshold": -1.0, "contextual": 0.5, "importance": "norm"},
+        {"threshold": 0.0, "max_frames": 2, "contextual": 1.0, "importance": "norm"},
+        {"mode": "published", "retention": 0.2, "importance": "norm"},
     ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "prumerge": [
@@ -159,7 +183,15 @@ def _all_stages():
 STAGES = dict(_all_stages())
 
 
-_ORDERED_AS_PUBLISHED = {"dtd", "evs", "static_average", "v_cast", "vidcom2"}
+_ORDERED_AS_PUBLISHED = {
+    "cdpruner",
+    "divprune",
+    "dtd",
+    "evs",
+    "static_average",
+    "v_cast",
+    "vidcom2",
+}
 
 
 def keeps_raster_order(stage):
@@ -167,7 +199,7 @@ def keeps_raster_order(stage):
     return getattr(stage, "mode", "") != "published" or stage.name in _ORDERED_AS_PUBLISHED
 
 
-_NO_MEANS = {"moviechat", "prumerge", "scissor", "sttm", "visionzip", "slowfast"}
+_NO_MEANS = {"holitom", "moviechat", "prumerge", "scissor", "sttm", "visionzip", "slowfast"}
 
 
 def keeps_means(stage):

@@ -21,7 +21,7 @@ from torch import Tensor
 from vidcomp.errors import BudgetError
 from vidcomp.functional.reduce import wide
 
-__all__ = ["Peaks", "density_peaks", "nearest_rows", "peak_scores"]
+__all__ = ["Peaks", "density_peaks", "nearest_centres", "peak_scores", "peaks_in_parts"]
 
 _HELD = 1 << 24
 """Distances that are kept (64 MiB): all of up to 4,096 rows; more rows go in blocks."""
@@ -98,7 +98,41 @@ def peak_scores(x_ND: Tensor, neighbours: int, *, mask: Tensor | None = None) ->
     return Peaks(density_BN[0], separation_BN[0])
 
 
-def nearest_rows(x_ND: Tensor, centre_KD: Tensor) -> Tensor:
+def peaks_in_parts(x_ND: Tensor, part_N: Tensor, share_T: Tensor, neighbours: int) -> Tensor:
+    """Each part is clustered alone, parts of the same size and share at once.
+
+    Time grows with the sum of the squares of the parts' sizes, memory with N.
+
+    Args:
+        x_ND: [N, D] finite, any float type.
+        part_N: [N] int64 part of each row, in 0..T - 1.
+        share_T: [T] int64 clusters of each part, 1 to its rows.
+        neighbours: as for ``density_peaks``.
+
+    Returns:
+        [N] int64 cluster of each row, part after part, in each in the order of its centres.
+
+    Raises:
+        BudgetError: a share is out of range.
+    """
+    size_T = torch.bincount(part_N, minlength=len(share_T))
+    first_T = share_T.cumsum(0) - share_T
+    members = torch.split(part_N.argsort(stable=True), size_T.tolist())
+    alike: dict[tuple[int, int], list[int]] = {}
+    for part, kind in enumerate(zip(size_T.tolist(), share_T.tolist(), strict=True)):
+        alike.setdefault(kind, []).append(part)
+    cluster_N = torch.empty_like(part_N)
+    for (size, share), parts in alike.items():
+        at_once = max(1, _HELD // max(1, size * x_ND.shape[1]))
+        for start in range(0, len(parts), at_once):
+            chosen = parts[start : start + at_once]
+            row_Bn = torch.stack([members[part] for part in chosen])
+            _, found_Bn = density_peaks(x_ND[row_Bn], share, neighbours)
+            cluster_N[row_Bn] = found_Bn + first_T[chosen, None]
+    return cluster_N
+
+
+def nearest_centres(x_ND: Tensor, centre_KD: Tensor) -> Tensor:
     """[N] int64 the row of ``centre_KD`` at the least Euclidean distance, ties to the lower one.
 
     Works in blocks; groups may be given at once, [B, N, D] and [B, K, D].

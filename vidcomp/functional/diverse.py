@@ -17,7 +17,7 @@ from torch import Tensor
 from vidcomp.errors import BudgetError
 from vidcomp.functional.similarity import directions
 
-__all__ = ["cosine_distances", "greedy_dpp", "max_min", "max_min_of"]
+__all__ = ["cosine_distances", "distinct_first", "greedy_dpp", "max_min", "max_min_of"]
 
 _HELD = 1 << 24
 """Distances that are kept (64 MiB): all of up to 4,096 rows."""
@@ -133,9 +133,50 @@ def greedy_dpp(x_ND: Tensor, relevance_N: Tensor, k: int) -> Tensor:
     return torch.tensor(picks, device=x_ND.device)
 
 
+def distinct_first(x_ND: Tensor, score_N: Tensor, k: int, max_cosine: float) -> Tensor:
+    """Rows visited by falling score, each picked if it is unlike all picked before it.
+
+    Args:
+        x_ND: [N, D] float features.
+        score_N: [N] any real type; ties go to the lower row.
+        k: most rows to pick, at least 0.
+        max_cosine: a row with this cosine or more with a picked one is passed over.
+
+    Returns:
+        [at most K] int64 rows in the order in which they are picked.
+    """
+    order_N = score_N.argsort(descending=True, stable=True)
+    picked = order_N[:0]
+    chosen_KD = directions(x_ND[picked].detach())
+    for row_M in torch.split(order_N, 8 * _BATCH):
+        if len(picked) >= k:
+            break
+        unit_MD = directions(x_ND[row_M].detach())
+        free_M = torch.ones_like(row_M, dtype=torch.bool)
+        for part_KD in _split(chosen_KD, len(row_M)):
+            free_M &= ((unit_MD @ part_KD.mT).float() < max_cosine).all(dim=1)
+        row_M, unit_MD = row_M[free_M], unit_MD[free_M]
+        new_M = _first_of_alike((unit_MD @ unit_MD.mT).float() >= max_cosine)
+        picked = torch.cat([picked, row_M[new_M]])
+        chosen_KD = torch.cat([chosen_KD, unit_MD[new_M]])
+    return picked[:k]
+
+
 def _check(num_rows: int, k: int) -> None:
     if not 1 <= k <= num_rows:
         raise BudgetError(f"of {num_rows} rows 1 to {num_rows} can be picked, got {k}: change it")
+
+
+def _first_of_alike(alike_MM: Tensor) -> Tensor:
+    """[M] bool: the row is like no earlier row for which this is True."""
+    earlier_MM = alike_MM.tril(-1)
+    out_M = torch.zeros(len(alike_MM), dtype=torch.bool, device=alike_MM.device)
+    undecided_M = ~out_M
+    while bool(undecided_M.any()):
+        # Rows that only wait for rows passed over are in; rows like one of those are out.
+        out_M |= undecided_M & ~(earlier_MM & undecided_M).any(dim=1)
+        undecided_M = undecided_M & ~out_M & ~(earlier_MM & out_M).any(dim=1)
+    return out_M
 
 
 def _distances(u_MD: Tensor, v_ND: Tensor) -> Tensor:
