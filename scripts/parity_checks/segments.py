@@ -10,7 +10,14 @@ from torch.nn.functional import pad
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
 from vidcomp.compress.merge.prunevid import Prunevid
-from vidcomp.functional.segment import frame_clusters, longest_runs, segments_of
+from vidcomp.functional.runs import chains, joins_above
+from vidcomp.functional.segment import (
+    frame_clusters,
+    longest_runs,
+    segments_of,
+    static_windows,
+    still_frames,
+)
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid, VideoTokens
 
@@ -56,6 +63,53 @@ def check_prunevid(golden: Golden) -> Iterator[Comparison]:
     yield _compare(golden, "refine.segment_lengths", padded)
 
 
+def check_holitom(golden: Golden) -> Iterator[Comparison]:
+    """HoliTom's windows, and their tokens in the original's order."""
+    grid = Grid(**golden.grid)
+    x_ND = golden.input("features").flatten(0, 1)
+    video = _numbered(golden, x_ND, saliency=golden.input("attn"))
+    tau = golden.setting("tau")
+    stage = COMPRESSORS.make(
+        "holitom",
+        mode="published",
+        threshold=tau,
+        neighbours=golden.setting("K"),
+        retention=golden.setting("retain_ratio"),
+        centre_weight=golden.setting("Beta"),
+        contextual=golden.setting("D"),
+        max_frames=golden.setting("max_window_size"),
+    )
+    out = stage(replace(video, extras={"saliency": video.extras["saliency"]}), len(video) - 1)
+    yield _compare(golden, "tokens", out.tokens)
+    found, frame_N = chains(video.positions), video.positions[:, 0].long()
+    _, alike_N = joins_above(x_ND, video.mass, found, tau, "previous")
+    window_T = static_windows(
+        still_frames(alike_N, found, frame_N, tau), frame_N, golden.setting("max_window_size")
+    )
+    length_W = torch.bincount(window_T)
+    last_W = length_W.cumsum(0) - 1
+    yield _compare(golden, "windows", torch.stack([last_W - length_W + 1, last_W], dim=1))
+    assert out.assign is not None
+    frame_P = torch.arange(grid.num_patches) // grid.per_frame
+    kept_P = out.assign >= 0
+    window_K = torch.zeros(len(out), dtype=torch.int64)
+    window_K[out.assign[kept_P]] = window_T[frame_P[kept_P]]
+    yield _compare(golden, "tokens_per_window", torch.bincount(window_K))
+    removed = _removed_over_time(alike_N.reshape(grid.t, -1) > tau, window_T)
+    yield _compare(golden, "total_reduced", torch.tensor(float(removed)))
+    rate = min(golden.setting("retain_ratio") / ((len(video) - removed) / len(video)), 1)
+    yield _compare(golden, "corrected_ratio", torch.tensor(rate, dtype=torch.float64))
+
+
+def _removed_over_time(stays_TN: Tensor, window_T: Tensor) -> int:
+    """Rows that averaging takes away: still places of each window times its frames but one."""
+    removed = 0
+    for window in range(int(window_T[-1]) + 1):
+        frames = (window_T == window).nonzero().squeeze(1)
+        removed += int(stays_TN[frames[1:]].all(dim=0).sum()) * (len(frames) - 1)
+    return removed
+
+
 def _unit_sizes(video: VideoTokens, stage: Prunevid, label_T: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens of each segment that stand for several frames, and all others."""
     out = stage(video, len(video) - 1)
@@ -83,4 +137,8 @@ def _numbered(golden: Golden, x: Tensor, **extras: Tensor) -> VideoTokens:
     return replace(video, extras={"row": torch.arange(grid.num_patches), **flat})
 
 
-CHECKS: dict[str, Check] = {"dycoke": check_dycoke, "prunevid": check_prunevid}
+CHECKS: dict[str, Check] = {
+    "dycoke": check_dycoke,
+    "prunevid": check_prunevid,
+    "holitom": check_holitom,
+}

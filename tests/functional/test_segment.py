@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from oracles.segments import segment_bounds, slow_cuts, slow_longest_runs, slow_windows
 
 from vidcomp.functional.geometry import patch_cells
-from vidcomp.functional.runs import chains
+from vidcomp.functional.runs import chains, joins_above
 from vidcomp.functional.segment import (
     cuts_by_similarity,
     frame_clusters,
@@ -86,7 +86,9 @@ def test_still_frames_count_back_to_the_last_change(num_frames, seed, kept):
     picture = torch.eye(2)[torch.randint(0, 2, (grid.num_patches,), generator=draw)]
     cells = patch_cells(grid)
     x, position = picture[row], cells[row]
-    still = still_frames(x, chains(position.float()), position[:, 0], 0.5)
+    found = chains(position.float())
+    _, alike = joins_above(x, torch.ones(len(x)), found, 0.5, "previous")
+    still = still_frames(alike, found, position[:, 0], 0.5)
     there = {tuple(p): i for i, p in enumerate(position.tolist())}
     for i, (t, h, w) in enumerate(position.tolist()):
         count = 0

@@ -146,11 +146,11 @@ def row_in_frame(found: Chains, frame_N: Tensor, wanted_N: Tensor) -> Tensor:
     return torch.where(key_N[at_N] == wanted, row_N[at_N], -1)
 
 
-def still_frames(x_ND: Tensor, found: Chains, frame_N: Tensor, min_cosine: float) -> Tensor:
+def still_frames(alike_N: Tensor, found: Chains, frame_N: Tensor, min_cosine: float) -> Tensor:
     """For how many frames the place of each row had not changed when the row came.
 
     Args:
-        x_ND: [N, D] float features.
+        alike_N: [N] cosine with the row before at the same place, as ``runs.joins_above`` gives it.
         found: chains of the rows, places in the order of time.
         frame_N: [N] int64 frame of each row.
         min_cosine: a place did not change if its rows in neighbouring frames are more alike.
@@ -158,13 +158,12 @@ def still_frames(x_ND: Tensor, found: Chains, frame_N: Tensor, min_cosine: float
     Returns:
         [N] int64; 0 for a row that is unlike the one before it, or has none in the frame before.
     """
-    still_N = torch.zeros(len(x_ND), dtype=torch.int64, device=x_ND.device)
+    still_N = torch.zeros_like(frame_N)
     for earlier_C, later_C in pairwise(found.rows):
         present = later_C >= 0
         row, before = later_C[present], earlier_C[present]
-        alike = paired_cosine(x_ND[row].detach(), x_ND[before].detach()) > min_cosine
-        follows = frame_N[row] == frame_N[before] + 1
-        still_N[row] = torch.where(alike & follows, still_N[before] + 1, 0)
+        stays = (alike_N[row] > min_cosine) & (frame_N[row] == frame_N[before] + 1)
+        still_N[row] = torch.where(stays, still_N[before] + 1, 0)
     return still_N
 
 

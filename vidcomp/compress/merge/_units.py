@@ -16,6 +16,7 @@ from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.merge import merge_by_assignment
 from vidcomp.functional.reduce import group_min, group_sum
+from vidcomp.functional.runs import Chains, run_groups
 from vidcomp.functional.segment import frame_means
 from vidcomp.functional.similarity import best_match, directions
 from vidcomp.types import VideoTokens
@@ -28,6 +29,7 @@ __all__ = [
     "frame_features",
     "join_idle",
     "likeness_over_time",
+    "pillars_of",
     "points_of",
     "stills_within",
 ]
@@ -101,6 +103,14 @@ def points_of(unit_N: Tensor, joint_N: Tensor) -> Points:
     point_N = torch.full_like(unit_N, -1)
     point_N[rows] = rank_P[point_R]
     return Points(point_N, unit_P[order_P])
+
+
+def pillars_of(found: Chains, segment_N: Tensor) -> Tensor:
+    """[N] int64 number of each row's place in its segment, without gaps."""
+    goes_on_N = torch.zeros_like(found.starts)
+    before, later = found.order[:-1], found.order[1:]
+    goes_on_N[later] = (segment_N[later] == segment_N[before]) & ~found.starts[later]
+    return run_groups(found, goes_on_N)
 
 
 def likeness_over_time(x_ND: Tensor, pillar_N: Tensor, num_pillars: int) -> Tensor:

@@ -19,13 +19,13 @@ from vidcomp.compress.merge._units import (
     frame_features,
     join_idle,
     likeness_over_time,
+    pillars_of,
     points_of,
     stills_within,
 )
 from vidcomp.errors import BudgetError
 from vidcomp.functional.change import token_chains
 from vidcomp.functional.merge import float_rows, merge, merge_in_order
-from vidcomp.functional.runs import run_groups
 from vidcomp.functional.segment import frame_clusters, split_long, spread_shares
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
@@ -112,11 +112,7 @@ class Prunevid(Merge):
         frame_N = frame_numbers(video)
         features_TD = frame_features(video, frame_N, self.frame_features, self.name)
         segment_N = self._segments(features_TD)[frame_N]
-        found = token_chains(video.positions)
-        goes_on = segment_N.new_zeros(len(x_ND), dtype=torch.bool)
-        before, later = found.order[:-1], found.order[1:]
-        goes_on[later] = (segment_N[later] == segment_N[before]) & ~found.starts[later]
-        pillar_N = run_groups(found, goes_on)
+        pillar_N = pillars_of(token_chains(video.positions), segment_N)
         rows_C = torch.bincount(pillar_N)
         likeness_C = likeness_over_time(x_ND, pillar_N, len(rows_C))
         still_C = (likeness_C > self.threshold) & (rows_C > 1)
