@@ -7,7 +7,9 @@ import torch
 
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
+from vidcomp.compress.merge.unicomp import UniComp, published_quotas
 from vidcomp.compress.prune.v_cast import published_shares
+from vidcomp.functional.merge import merge_in_order
 from vidcomp.functional.outlier import centre_similarity, curvature, frame_outliers, steady_channels
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid, VideoTokens
@@ -68,6 +70,41 @@ def check_v_cast(golden: Golden) -> Iterator[Comparison]:
         yield Comparison(f"output.{name}", value, golden.output(f"output.{name}"))
 
 
+def check_unicomp(golden: Golden) -> Iterator[Comparison]:
+    """UniComp's groups of frames, their shares by both metrics, and the mixed tokens."""
+    grid = Grid(**golden.grid)
+    video = replace(
+        video_of_grid(golden.input("features").flatten(0, 1), grid),
+        extras={"keys": golden.input("keys").flatten(0, 1)},
+        frame_extras={"pooled": golden.input("global_metric")},
+    )
+    settings = {
+        "retention": golden.setting("ratio"),
+        "frame_gap": golden.setting("Uf"),
+        "token_gap": golden.setting("Uc"),
+        "metric": "keys",
+    }
+    stage = UniComp(mode="published", frame_extra="pooled", **settings)
+    by_tokens = UniComp(mode="published", **settings)
+    cells = by_tokens._cells(video, len(video))
+    total = int(len(video) * stage.retention)
+    quotas = [
+        published_quotas(s._weights(video, cells.frames), total, grid.per_frame)
+        for s in (by_tokens, stage)
+    ]
+    _, chosen = stage._choose(video, len(video))
+    ours = {
+        "fused": merge_in_order(video, cells.cell).tokens.reshape(-1, grid.per_frame, 32),
+        "kept_per_frame": torch.bincount(cells.group[chosen.rows]),
+        "selected_ids": torch.arange(grid.t)[cells.frames.diff(prepend=-torch.ones(1).long()) > 0],
+        "tokens": stage(video, len(video) - 1).tokens,
+        "tokens_per_frame": quotas[0],
+        "tokens_per_frame_global": quotas[1],
+    }
+    for name, value in ours.items():
+        yield Comparison(f"output.{name}", value, golden.output(f"output.{name}"))
+
+
 def _rows(video: VideoTokens) -> torch.Tensor:
     """[K] patches of a dense grid that are left."""
     assert video.assign is not None  # video_of_grid gives one
@@ -78,4 +115,8 @@ def _per_frame(video: VideoTokens) -> torch.Tensor:
     return torch.bincount(video.positions[:, 0].long(), minlength=video.grid.t)
 
 
-CHECKS: dict[str, Check] = {"vidcom2": check_vidcom2, "v_cast": check_v_cast}
+CHECKS: dict[str, Check] = {
+    "vidcom2": check_vidcom2,
+    "v_cast": check_v_cast,
+    "unicomp": check_unicomp,
+}

@@ -54,6 +54,13 @@ VARIANTS = {
         {"mode": "published", "threshold": -0.2},
         {"mode": "published", "threshold": 0.6},
     ],
+    "sttm": [
+        {"margin": 0.0},
+        {"margin": 2.0},
+        {"mode": "published", "spatial": -0.5},
+        {"mode": "published", "spatial": -1.0, "temporal": None, "root_level": 0},
+        {"mode": "published", "spatial": 0.2, "temporal": 0.0, "weighted": True},
+    ],
     "visionzip": [
         {"importance": "norm"},
         {"metric": "keys", "dominant": 0.3},
@@ -116,6 +123,12 @@ VARIANTS = {
         {"metric": "keys"},
         {"metric": "keys", "heads": 2},
         {"rounds": 3},
+    ],
+    "unicomp": [
+        {"metric": "keys", "frame_gap": 0.5},
+        {"token_gap": 1.5, "frame_gap": 2.0},
+        {"mode": "published", "token_gap": 0.5},
+        {"mode": "published", "retention": 0.5, "token_gap": 0.0, "frame_gap": 1.0},
     ],
     "v_cast": [
         {"min_tokens": 0, "temperature": 0.1},
