@@ -50,7 +50,7 @@ def partition(
     cells = [Cells.of(video) for video in videos]
     forest = build_forest(videos, cells, rules)
     best = find_prices(forest.plans, forest.spread(), budgets, rules.time_price)
-    chosen = forest.choose([plan.price for plan in best])
+    chosen, _ = forest.choose([plan.price for plan in best])
     groups = []
     for video, found, box_K, k in zip(videos, cells, chosen, budgets, strict=True):
         box_K = spend(forest, box_K, k - len(box_K))

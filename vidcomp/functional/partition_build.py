@@ -194,35 +194,46 @@ class _Below(NamedTuple):
     layers: list[Layer]
 
     def scene_layers(self) -> list[Layer]:
-        """Scenes with equally many segments side by side."""
+        """Scenes side by side.
+
+        The segments of a scene are filled up to a power of two, so that their tree stays as it is
+        while a scene goes on: a stream finds the same boxes.
+        """
         scenes: dict[int, list[int]] = {}
         for i, segment in enumerate(self.segments):
             scenes.setdefault(segment.scene, []).append(i)
-        lengths = sorted({len(parts) for parts in scenes.values()})
+        room = {scene: 1 << (len(parts) - 1).bit_length() for scene, parts in scenes.items()}
         return [
-            self._layer([parts for parts in scenes.values() if len(parts) == n]) for n in lengths
+            self._layer([parts for scene, parts in scenes.items() if room[scene] == n], n)
+            for n in sorted(set(room.values()))
         ]
 
-    def _layer(self, scenes: list[list[int]]) -> Layer:
-        grid, device = Grid(len(scenes[0]), 1, 1), self.mean.device
-        index_BS = torch.tensor(
-            [[self.number[i] for i in parts] for parts in scenes], device=device
-        )
+    def _layer(self, scenes: list[list[int]], room: int) -> Layer:
+        grid, device = Grid(room, 1, 1), self.mean.device
+        numbers = [[self.number[i] for i in parts] for parts in scenes]
+        index_BS = torch.tensor([n + [-1] * (room - len(n)) for n in numbers], device=device)
+        row_BS, absent_BS = index_BS.clamp(min=0), index_BS < 0
+
+        def of(value_S: Tensor) -> Tensor:
+            return value_S[row_BS].masked_fill(absent_BS, 0).reshape(-1, *grid)
+
         spread_S = torch.cat([layer.group.spread[-1] for layer in self.layers])
         rows_S = torch.cat([layer.group.rows[-2] for layer in self.layers])
-        weight_BT = self.weight[index_BS].reshape(-1, *grid)
-        x_BTD = self.mean[index_BS].reshape(*weight_BT.shape, -1)
-        between, _ = box_spread(lambda a, b: x_BTD[..., a:b], x_BTD.shape[-1], weight_BT)
-        spread = between + box_counts(spread_S[index_BS].reshape(-1, *grid))
-        rows = box_counts(rows_S[index_BS].reshape(-1, *grid))
+        x_BTD = self.mean[row_BS].reshape(len(scenes), *grid, self.mean.shape[1])
+        between, _ = box_spread(lambda a, b: x_BTD[..., a:b], x_BTD.shape[-1], of(self.weight))
         whole_S = torch.cat([layer.group.cost[-1] == torch.inf for layer in self.layers])
-        crowded = box_counts(whole_S[index_BS].int().reshape(-1, *grid)) > 0
-        ends = [
-            [*(self.segments[i].start for i in parts), self.segments[parts[-1]].stop]
-            for parts in scenes
-        ]
+        ends = []
+        for parts in scenes:
+            stop = self.segments[parts[-1]].stop
+            starts = [self.segments[i].start for i in parts]
+            ends.append(starts + [stop] * (room + 1 - len(parts)))
         return Layer(
-            group=_group(boxes_of(grid, device), spread, rows, crowded),
+            group=_group(
+                boxes_of(grid, device),
+                between + box_counts(of(spread_S)),
+                box_counts(of(rows_S)),
+                box_counts(of(whole_S.int())) > 0,
+            ),
             grid=grid,
             video=torch.tensor([self.segments[parts[0]].video for parts in scenes]),
             frames=torch.tensor(ends, device=device),

@@ -50,7 +50,9 @@ class Layer:
     frames: Tensor
     """[B, T + 1] int64 first frame of each step of time, and the end."""
     segments: Tensor | None = None
-    """[S, B] int64 the segments that a grid's patches stand for."""
+    """[S, B] int64 the segments that a grid's patches stand for; -1: none, the scene is over."""
+    bounds: Tensor | None = None
+    """[X, 3, 2] int64 where the boxes of a single grid start and stop, if not by ``grid``."""
 
 
 @dataclass(slots=True)
@@ -103,8 +105,13 @@ class Forest:
             for row in zip(price_VP.tolist(), *totals.tolist(), strict=True)
         ]
 
-    def choose(self, price_V: Sequence[float]) -> list[Tensor]:
-        """[K] global numbers of the boxes that are one token, for each video at its price."""
+    def choose(self, price_V: Sequence[float]) -> tuple[list[Tensor], Tensor]:
+        """What each video is divided into at its price.
+
+        Returns:
+            [K] global numbers of the boxes that are one token, for each video; and of all boxes on
+            the way to them, with them.
+        """
         price_V1 = torch.tensor(price_V, dtype=torch.float64)[:, None]
         segments: list[Cheapest] = []
         choices = []
@@ -125,7 +132,7 @@ class Forest:
                 half = side[:, x]
                 number = self.first[i] + half * len(layer.video) + b
                 if layer.segments is not None:
-                    number = torch.where(half < layer.grid.t, self._below(layer, half, b), number)
+                    number = self._alias(layer, half, b, number)
                 out[:, mine] = torch.where(half < len(layer.group.spread), number, -1)
         return left, right
 
@@ -151,6 +158,9 @@ class Forest:
         out = box_K.new_zeros(len(box_K), 3, 2)
         for i, mine, x, b in self._by_layer(box_K):
             layer = self.layers[i]
+            if layer.bounds is not None:
+                out[mine] = layer.bounds[x]
+                continue
             bounds = box_bounds(layer.grid, layer.group.boxes.number[x])
             bounds[:, 0] = layer.frames[b[:, None], bounds[:, 0]]
             if layer.segments is not None:
@@ -171,7 +181,9 @@ class Forest:
         below = None
         if layer.segments is not None:
             joined = (torch.cat(part) for part in zip(*segments, strict=True))
-            below = Cheapest(*(part[layer.segments] for part in joined))
+            absent = (layer.segments < 0)[..., None]
+            index = layer.segments.clamp(min=0)
+            below = Cheapest(*(part[index].masked_fill(absent, 0) for part in joined))
         most = _BLOCK.get(spread.device.type, _BLOCK["other"])
         step = max(1, most // (len(spread) * price_BP.shape[1]))
         parts = []
@@ -184,15 +196,16 @@ class Forest:
             parts.append([part[len(spread) - 1] for part in found])
         return Cheapest(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _leaves(self, choice: Tensor) -> list[Tensor]:
+    def _leaves(self, choice: Tensor) -> tuple[list[Tensor], Tensor]:
         """Follow the choices from the largest boxes down."""
         tops = [self._tops(i) for i, layer in enumerate(self.layers) if layer.segments is not None]
         video = [layer.video for layer in self.layers if layer.segments is not None]
         box_K, video_K = torch.cat(tops), torch.cat(video).to(self.device)
-        found = []
+        found, way = [], []
         while len(box_K):
             filled = self.rows_of(box_K) > 0
             box_K, video_K = box_K[filled], video_K[filled]
+            way.append(box_K)
             axis_K = choice[box_K].long()
             done = axis_K == 0
             found.append((box_K[done], video_K[done]))
@@ -203,7 +216,7 @@ class Forest:
             )
             box_K, video_K = torch.cat(list(halves)), video_K.repeat(2)
         box_K, video_K = (torch.cat(part) for part in zip(*found, strict=True))
-        return [box_K[video_K == v] for v in range(self.num_videos)]
+        return [box_K[video_K == v] for v in range(self.num_videos)], torch.cat(way)
 
     def _tops(self, i: int) -> Tensor:
         """[B] global numbers of the largest boxes of a layer."""
@@ -214,10 +227,12 @@ class Forest:
             return self.roots[layer.segments[0]]
         return self.first[i] + (num_boxes - 1) * num_grids + b
 
-    def _below(self, layer: Layer, x: Tensor, b: Tensor) -> Tensor:
-        """Global numbers of the segments that boxes of the lowest level stand for."""
+    def _alias(self, layer: Layer, x: Tensor, b: Tensor, number: Tensor) -> Tensor:
+        """The largest box of a segment in place of the box that stands for it."""
         assert layer.segments is not None  # noqa: S101  # the caller checked
-        return self.roots[layer.segments[x.clamp(max=layer.grid.t - 1), b]]
+        segment = layer.segments[x.clamp(max=layer.grid.t - 1), b]
+        stands = (x < layer.grid.t) & (segment >= 0)
+        return torch.where(stands, self.roots[segment.clamp(min=0)], number)
 
     def _by_layer(self, box_K: Tensor) -> "list[tuple[int, Tensor, Tensor, Tensor]]":
         """For each layer with some of the boxes: which, their numbers in it, their grids."""

@@ -129,7 +129,9 @@ def find_prices(
     """
     searches = [_Search(s, k, time_price) for s, k in zip(spread, budgets, strict=True)]
     while not all(search.done for search in searches):
-        prices = torch.tensor([search.prices for search in searches], dtype=torch.float64)
+        num = max(len(search.prices) for search in searches if not search.done)
+        padded = [[*search.prices, *[0.0] * num][:num] for search in searches]
+        prices = torch.tensor(padded, dtype=torch.float64)
         for search, found in zip(searches, plans(prices), strict=True):
             if not search.done:
                 search.take(found)

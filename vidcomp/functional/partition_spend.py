@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidcomp.functional.partition_forest import Forest
 
-__all__ = ["spend"]
+__all__ = ["spend", "tighten"]
 
 
 class _Splits(NamedTuple):
@@ -127,11 +127,7 @@ def _splits(forest: Forest, box_K: Tensor) -> tuple[Tensor, _Splits]:
 
     ``boss`` is the place of the box among those given.
     """
-    left_3K, right_3K = forest.halves(box_K)
-    while True:
-        box_K, left_3K, right_3K, changed = _tighten(forest, box_K, left_3K, right_3K)
-        if not changed:
-            break
+    box_K, left_3K, right_3K = tighten(forest, box_K)
     spread_3K = _spread(forest, left_3K) + _spread(forest, right_3K)
     gain_3K = forest.spread_of(box_K) - spread_3K
     gain_3K[0] /= forest.time_price
@@ -149,24 +145,26 @@ def _splits(forest: Forest, box_K: Tensor) -> tuple[Tensor, _Splits]:
     return box_K, made.take((rows_K > 1).nonzero().squeeze(1))
 
 
-def _tighten(
-    forest: Forest, box_K: Tensor, left_3K: Tensor, right_3K: Tensor
-) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Where a half is empty, the other half takes the place of the box."""
-    full = [
-        forest.rows_of(side.reshape(-1)).reshape(side.shape) > 0 for side in (left_3K, right_3K)
-    ]
-    there = left_3K >= 0
-    loose = there & (full[0] != full[1])
-    changed_K = loose.any(dim=0)
-    if not bool(changed_K.any()):
-        return box_K, left_3K, right_3K, False
-    which = changed_K.nonzero().squeeze(1)
-    axis = loose[:, which].int().argmax(dim=0)
+def tighten(forest: Forest, box_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a half of a box is empty, the other half takes its place.
+
+    Returns:
+        [K] boxes without empty halves, and [3, K] their halves, -1 where there is none.
+    """
     box_K = box_K.clone()
-    box_K[which] = torch.where(full[0][axis, which], left_3K[axis, which], right_3K[axis, which])
-    left_3K[:, which], right_3K[:, which] = forest.halves(box_K[which])
-    return box_K, left_3K, right_3K, True
+    left_3K, right_3K = forest.halves(box_K)
+    while True:
+        full = [
+            forest.rows_of(side.reshape(-1)).reshape(side.shape) > 0 for side in (left_3K, right_3K)
+        ]
+        loose = (left_3K >= 0) & (full[0] != full[1])
+        which = loose.any(dim=0).nonzero().squeeze(1)
+        if not len(which):
+            return box_K, left_3K, right_3K
+        axis = loose[:, which].int().argmax(dim=0)
+        kept = torch.where(full[0][axis, which], left_3K[axis, which], right_3K[axis, which])
+        box_K[which] = kept
+        left_3K[:, which], right_3K[:, which] = forest.halves(kept)
 
 
 def _spread(forest: Forest, box_3K: Tensor) -> Tensor:
