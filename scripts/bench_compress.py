@@ -1,90 +1,55 @@
-"""What each compressor costs on a long video: CPU time of one thread, and memory at its peak.
+"""Quality, time and growth of every registered compressor.
 
-    python scripts/bench_compress.py [--frames 120 --side 16 --dim 1152 --budget 3072]
+    python scripts/bench_compress.py quality --videos DIR [--clips "*.mp4"]
+    python scripts/bench_compress.py time
+    python scripts/bench_compress.py scale
 
-Linux only: the peak is the kernel's.  Each method runs in a process of its own.
+``quality``  on real clips at 1, 2, 5, 10 and 25 % of the tokens, by two encoders
+``time``     32 frames of 27 x 27 tokens to 10 %, against an encoder and the published algorithms
+``scale``    256, 900 and 3,600 frames of 14 x 14 tokens to 8,192: seconds, exponent, memory
+
+Each method runs in a process of its own with a time limit; what fails is listed below the table.
+Linux only: the peak of memory is the kernel's.  Several parts may be given.
 """
 
 import argparse
-import multiprocessing
-import re
-import statistics
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from _bench import publish
+from bench_compress_parts.judging import bench_quality
+from bench_compress_parts.scaling import bench_scale
+from bench_compress_parts.timing import bench_time
 
-from vidcomp.registry import COMPRESSORS
-from vidcomp.types import Grid, VideoTokens
-
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "static_average": [{}, {"reference": "first"}, {"reference": "mean"}],
-    "tome": [{}, {"scope": "clip"}, {"scope": "frame"}],
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "quality": bench_quality,
+    "time": bench_time,
+    "scale": bench_scale,
 }
-ROUNDS = 3
 
-
-def long_video(grid: Grid, dim: int) -> VideoTokens:
-    """One picture that drifts slowly, with noise, in bfloat16."""
-    draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(grid.per_frame, dim, generator=draw).repeat(grid.t, 1)
-    for frame in torch.split(tokens, grid.per_frame):
-        frame += 0.2 * torch.randn(frame.shape, generator=draw)
-    start = torch.arange(grid.t, dtype=torch.float32)
-    spans = torch.stack([start, start + 1], dim=1)
-    return VideoTokens.from_grid(tokens.bfloat16(), grid, spans)
-
-
-def peak_mib() -> float:
-    """Most memory that this process held since the last reset."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found.group(1)) / 1024
-
-
-def measure(name: str, settings: dict[str, Any], grid: Grid, dim: int, budget: int) -> list[object]:
-    """A row of the table."""
-    torch.set_num_threads(1)
-    video, stage = long_video(grid, dim), COMPRESSORS.make(name, **settings)
-    stage(long_video(Grid(2, 4, 4), dim), 20)  # what is imported and set up once
-    seconds, memory = [], 0.0
-    for _ in range(ROUNDS):
-        Path("/proc/self/clear_refs").write_text("5")
-        before, started = peak_mib(), time.process_time()
-        out = stage(video, budget)
-        seconds.append(time.process_time() - started)
-        memory = max(memory, peak_mib() - before)
-    shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-    return [name, shown or "default", len(out), statistics.median(seconds), round(memory)]
+CLIPS = ("bbb_720p_30s_vp8.webm", "bikes_cuts.mp4", "flower_vp8.webm", "slides_1080p_122s.mp4")
+"""A film with cuts, a race with cuts, a still camera, and slides that hardly change."""
 
 
 def main() -> None:
-    """Measure and publish."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option, default in {"frames": 120, "side": 16, "dim": 1152, "budget": 3072}.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
-    given = parser.parse_args()
-    grid = Grid(given.frames, given.side, given.side)
-    cases = [(n, s) for n in COMPRESSORS.names() for s in VARIANTS.get(n, [{}])]
-    rows = []
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for name, settings in cases:
-            rows.append(pool.apply(measure, (name, settings, grid, given.dim, given.budget)))
-            print(*rows[-1], flush=True)
-    megabytes = grid.num_patches * given.dim * 2 / 2**20
-    publish(
-        "compress",
-        "Compressors on a long video",
-        "python scripts/bench_compress.py",
-        ("method", "settings", "tokens out", "CPU s", "MiB at the peak"),
-        rows,
-        f"{given.frames} frames of {given.side} x {given.side} tokens ({grid.num_patches}) of "
-        f"{given.dim} features in bfloat16 ({megabytes:.0f} MiB) to a budget of {given.budget}; "
-        f"one thread, median of {ROUNDS}; memory above the input's, output included.",
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART")
+    parser.add_argument("--videos", type=Path, help="folder of clips, for quality")
+    parser.add_argument("--clips", nargs="+", default=CLIPS, help="their names, or patterns")
+    parser.add_argument("--frames", type=int, help="sampled (quality: 16) or made (time: 32)")
+    parser.add_argument(
+        "--methods", nargs="+", default=["all"], help="names, with settings after colons"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--timeout", type=float, help="seconds for one method")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument("--trial", action="store_true", help="print, but do not publish")
+    options = parser.parse_args()
+    options.trial = options.trial or options.quick
+    for part in options.parts:
+        PARTS[part](options)
 
 
 if __name__ == "__main__":
