@@ -97,15 +97,22 @@ def test_a_step_that_only_fills_a_clip_has_no_token(encoder: Encoder):
     assert (video.assign[len(video) :] == -1).all()
 
 
-def test_keep_drops_patches_before_anyone_sees_them(encoder: Encoder):
+def test_keep_says_which_patches_have_tokens(encoder: Encoder):
+    """What their features are is in test_keep.py."""
     frames = frames_for(encoder, encoder.frames_multiple)
     video = encoder(frames)
     keep = torch.arange(video.grid.num_patches).reshape(video.grid) % 3 == 1
-    kept = encoder(frames, keep)
-    assert torch.equal(kept.tokens, video.tokens[keep.flatten()])
-    assert (kept.assign[~keep.flatten()] == -1).all()
+    kept, chosen = encoder(frames, keep), video.select(keep.flatten().nonzero().squeeze(1))
+    for name in ("positions", "spans", "mass", "assign"):
+        assert torch.equal(getattr(kept, name), getattr(chosen, name))
+    assert kept.tokens.shape == chosen.tokens.shape
+    assert kept.grid == video.grid
     with pytest.raises(ShapeError, match="keep must be"):
         encoder(frames, keep[:, :1, :1].expand(-1, 1, -1) if keep.shape[1] > 1 else keep[..., :0])
+    with pytest.raises(ShapeError, match=r"keep must be .* bool"):
+        encoder(frames, keep.long())
+    with pytest.raises(ShapeError, match="as many masks"):
+        encoder.many([frames], [keep, keep])
 
 
 def test_wrong_pictures_are_refused(encoder: Encoder):

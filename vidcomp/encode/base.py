@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vidcomp.config import Config
-from vidcomp.errors import ShapeError
 from vidcomp.functional.resize import Resize
 from vidcomp.types import Frames, Grid, VideoTokens
 
@@ -67,6 +66,10 @@ class Encoder(ABC):
     """The pixels it wants; readers apply it while decoding."""
     frames_multiple: int = 1
     """Frames of one tubelet stack or clip: chunks should hold a multiple of it."""
+    tubelet: int = 1
+    """Frames of one step of the grid."""
+    patch: tuple[int, int] | None = None
+    """Pixels (height, width) of a cell of the grid; ``None``: the picture's share of one."""
     dim: int
     """Features of a token."""
     weights_hash: str = ""
@@ -81,17 +84,37 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def many(self, batch: Sequence[Frames]) -> list[VideoTokens]:
+    def valid(self, frames: Frames) -> Tensor | None:
+        """[t, h, w] bool on the CPU: patches with a real pixel; ``None`` if all are.
+
+        Raises:
+            ShapeError: as ``many``.
+        """
+
+    @abstractmethod
+    def many(
+        self, batch: Sequence[Frames], keep: Sequence[Tensor | None] | None = None
+    ) -> list[VideoTokens]:
         """Tokens of several chunks, of one or of several videos, in as few passes as possible.
 
         Runs without gradients: an encoder is frozen.
 
+        Args:
+            batch: chunks.
+            keep: a mask for each chunk, or ``None`` for all of its patches; see ``__call__``.
+
         Raises:
-            ShapeError: a chunk's size does not fit, or a clip encoder's chunk begins inside a clip.
+            ShapeError: a chunk's size does not fit, a clip encoder's chunk begins inside a clip, or
+                a mask has not the grid's shape.
         """
 
     def __call__(self, frames: Frames, keep: Tensor | None = None) -> VideoTokens:
         """Tokens of one chunk.
+
+        What is not kept is not computed, as far as the network allows: a frame (or clip) without a
+        kept patch is never run, and plain vision transformers run their blocks on the kept patches
+        only.  Those attend to each other only, so their tokens are not the same rows of the whole
+        picture's tokens; encode all and use ``select`` for those.
 
         Args:
             frames: [T, C, H, W] uint8, resized as ``resize`` says.
@@ -101,20 +124,10 @@ class Encoder(ABC):
             Tokens in raster order; positions count on from ``frames.first_index``.
 
         Raises:
-            ShapeError: as ``many``, or ``keep`` has not the grid's shape.
+            ShapeError: as ``many``.
         """
-        (video,) = self.many([frames])
-        if keep is None:
-            return video
-        if keep.shape != torch.Size(video.grid):
-            raise ShapeError(
-                f"keep must be {list(video.grid)} as the grid is, got {list(keep.shape)}: give one "
-                f"entry a patch"
-            )
-        row_P = video.assign
-        assert row_P is not None  # noqa: S101  # encoders return hard provenance
-        kept_P = keep.flatten().to(row_P.device) & (row_P >= 0)
-        return video.select(row_P[kept_P])
+        (video,) = self.many([frames], None if keep is None else [keep])
+        return video
 
     def stream(self, chunks: Iterable[Frames]) -> Iterator[VideoTokens]:
         """Chunks in, chunks out: memory is bounded by one chunk."""

@@ -8,12 +8,14 @@ a clip, D features.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vidcomp.encode._kept import Kept, check_keep, encode_kept
 from vidcomp.encode.base import Encoder, EncoderConfig
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.resize import Resize
@@ -34,10 +36,10 @@ class Features(NamedTuple):
 class ClipEncoder(Encoder):
     """Encodes chunks clip by clip; subclasses write ``grid`` and ``features``."""
 
-    tubelet: int = 1
-    """Frames of one step of the grid."""
-    patch: tuple[int, int] | None = None
-    """Pixels (height, width) of a cell of the grid; ``None``: the picture's share of one."""
+    gathers: bool = False
+    """Whether ``features_kept`` wants pictures with equal numbers of kept patches."""
+    has_saliency: bool = False
+    """Whether tokens come with a saliency."""
 
     def __init__(
         self, config: EncoderConfig, resize: Resize, *, device: str, batch_size: int
@@ -53,6 +55,17 @@ class ClipEncoder(Encoder):
     @abstractmethod
     def features(self, clips_BFCHW: Tensor) -> Features:
         """Features of equally long clips of one size, [B, F, C, H, W] uint8 on the device."""
+
+    def features_kept(self, clips_BFCHW: Tensor, keep_BTHW: Tensor) -> Kept:
+        """Features of the patches of clips that are kept; override it to compute only those.
+
+        Args:
+            clips_BFCHW: as for ``features``; each clip has a kept patch.
+            keep_BTHW: [B, t, h, w] bool on the device.
+        """
+        out = self.features(clips_BFCHW)
+        saliency = None if out.saliency is None else out.saliency[keep_BTHW]
+        return Kept(out.tokens[keep_BTHW], saliency)
 
     def check_resize(self) -> None:
         """Say at once if the pictures that the settings ask for do not fit.
@@ -71,20 +84,52 @@ class ClipEncoder(Encoder):
         """Frames to which the last clip of ``num_frames`` is filled by repeating the last one."""
         return max(num_frames, self.frames_multiple)
 
-    def many(self, batch: Sequence[Frames]) -> list[VideoTokens]:
+    def many(
+        self, batch: Sequence[Frames], keep: Sequence[Tensor | None] | None = None
+    ) -> list[VideoTokens]:
         """Tokens of several chunks; clips of equal size share passes, whoever's they are."""
         grids = [self._grid_of(frames) for frames in batch]
-        parts: list[list[Features]] = [[] for _ in batch]
+        masks = [None] * len(batch) if keep is None else keep
+        check_keep(masks, grids)
+        videos: dict[int, VideoTokens] = {}
         with torch.no_grad():
-            for owners, clips_BFCHW in self._passes(batch):
-                out = self.features(clips_BFCHW.to(self.device))
-                for row, owner in enumerate(owners):
-                    saliency = None if out.saliency is None else out.saliency[row]
-                    parts[owner].append(Features(out.tokens[row], saliency))
-            return [
-                self._tokens(frames, grid, part)
-                for frames, grid, part in zip(batch, grids, parts, strict=True)
-            ]
+            whole = [i for i, mask in enumerate(masks) if mask is None]
+            for i, parts in zip(whole, self._features([batch[i] for i in whole]), strict=True):
+                videos[i] = self._tokens(batch[i], grids[i], parts)
+            some = {i: mask for i, mask in enumerate(masks) if mask is not None}
+            videos |= self._kept_videos({i: batch[i] for i in some}, grids, some)
+        return [videos[i] for i in range(len(batch))]
+
+    def _features(self, batch: Sequence[Frames]) -> list[list[Features]]:
+        """Features of each chunk's clips."""
+        parts: list[list[Features]] = [[] for _ in batch]
+        for owners, clips_BFCHW in self._passes(batch):
+            out = self.features(clips_BFCHW.to(self.device))
+            for row, owner in enumerate(owners):
+                saliency = None if out.saliency is None else out.saliency[row]
+                parts[owner].append(Features(out.tokens[row], saliency))
+        return parts
+
+    def _kept_videos(
+        self, batch: Mapping[int, Frames], grids: Sequence[Grid], keep: Mapping[int, Tensor]
+    ) -> dict[int, VideoTokens]:
+        """Tokens of chunks of which only some patches are wanted, by their place in the batch."""
+        masks = {}
+        for i, frames in batch.items():
+            masks[i] = keep[i].cpu()
+            if (valid := self.valid(frames)) is not None:
+                masks[i] = masks[i] & valid
+        parts = encode_kept(self, list(batch.values()), list(masks.values()))
+        return {
+            i: self._place(batch[i], grids[i], masks[i].flatten(), part)
+            for i, part in zip(batch, parts, strict=True)
+        }
+
+    def valid(self, frames: Frames) -> Tensor | None:
+        """[t, h, w] bool on the CPU: patches with a real pixel; ``None`` if all are."""
+        grid = self._grid_of(frames)
+        valid_P = valid_patches(frames, grid, tubelet=self.tubelet, patch=self.patch)
+        return None if valid_P is None else valid_P.reshape(grid)
 
     def _grid_of(self, frames: Frames) -> Grid:
         if not len(frames):
@@ -104,7 +149,7 @@ class ClipEncoder(Encoder):
         """Clips of equal shape with their owners, at most ``batch_size`` frames at a time."""
         groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
         for owner, frames in enumerate(batch):
-            for length, data_TCHW in self._cut(frames.data):
+            for length, data_TCHW in self.cut(frames.data):
                 groups.setdefault((length, *data_TCHW.shape[1:]), []).append((owner, data_TCHW))
         for (length, *_), parts in groups.items():
             owners = [owner for owner, data in parts for _ in range(len(data) // length)]
@@ -115,7 +160,7 @@ class ClipEncoder(Encoder):
             for start in range(0, len(owners), step):
                 yield owners[start : start + step], clips_BFCHW[start : start + step]
 
-    def _cut(self, data_TCHW: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def cut(self, data_TCHW: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Frames of one clip, and the frames of all clips of that length: whole ones, the rest."""
         length = self.frames_multiple
         num_whole = len(data_TCHW) // length * length
@@ -130,19 +175,29 @@ class ClipEncoder(Encoder):
     def _tokens(self, frames: Frames, grid: Grid, clips: list[Features]) -> VideoTokens:
         """One value of a chunk's clips; steps of the grid that are only filling are cut off."""
         tokens_THWD = torch.cat([clip.tokens for clip in clips])[: grid.t]
-        extras = {}
         saliencies = [clip.saliency for clip in clips if clip.saliency is not None]
-        if saliencies:
-            extras["saliency"] = torch.cat(saliencies)[: grid.t].flatten()
-        valid_P = valid_patches(frames, grid, tubelet=self.tubelet, patch=self.patch)
-        return VideoTokens.from_grid(
-            tokens_THWD.reshape(grid.num_patches, -1),
+        saliency = torch.cat(saliencies)[: grid.t].flatten() if saliencies else None
+        tokens_PD = tokens_THWD.reshape(grid.num_patches, -1)
+        valid = self.valid(frames)
+        if valid is None:
+            return self._place(frames, grid, None, Kept(tokens_PD, saliency))
+        valid_P = valid.flatten()
+        index = valid_P.nonzero().squeeze(1).to(tokens_PD.device)
+        kept = Kept(tokens_PD[index], None if saliency is None else saliency[index])
+        return self._place(frames, grid, valid_P, kept)
+
+    def _place(self, frames: Frames, grid: Grid, valid_P: Tensor | None, kept: Kept) -> VideoTokens:
+        """Tokens of the valid patches, with all that the grid says of them."""
+        device = kept.tokens.device
+        video = VideoTokens.from_grid(
+            torch.zeros(grid.num_patches, dtype=torch.int64, device=device),
             grid,
             _spans(frames, grid, self.tubelet),
             first_t=frames.first_index // self.tubelet,
-            valid=None if valid_P is None else valid_P.to(tokens_THWD.device),
-            extras=extras,
+            valid=None if valid_P is None else valid_P.to(device),
         )
+        extras = {} if kept.saliency is None else {"saliency": kept.saliency}
+        return replace(video, tokens=kept.tokens, extras=extras)
 
 
 def valid_patches(

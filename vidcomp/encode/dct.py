@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
 from torch import Tensor
 
+from vidcomp.encode._kept import Kept
 from vidcomp.encode.base import EncoderConfig
 from vidcomp.encode.clips import ClipEncoder, Features
 from vidcomp.errors import ConfigError, ShapeError
@@ -98,6 +99,11 @@ class DctEncoder(ClipEncoder):
         tokens: Tensor = self._transform(pictures, self._basis_KC, self._offset_K, self._side)
         return Features(tokens.to(self.dtype).unsqueeze(1))
 
+    def features_kept(self, clips_BFCHW: Tensor, keep_BTHW: Tensor) -> Kept:
+        """[M, D]: only the kept patches are multiplied."""
+        patches = _patches(clips_BFCHW.flatten(0, 1), self._side)[keep_BTHW.flatten(0, 1)]
+        return Kept((patches.float() @ self._basis_KC.T - self._offset_K).to(self.dtype))
+
 
 def cosine_basis(size: int) -> Tensor:
     """[size, size] float64, the orthonormal DCT-II: row u has frequency u; rows are orthonormal."""
@@ -140,10 +146,14 @@ def _basis(patch: int, coefficients: int | Literal["all"]) -> Tensor:
 
 def _transform(pictures_BCHW: Tensor, basis_KC: Tensor, offset_K: Tensor, side: int) -> Tensor:
     """[B, h, w, 3 * K] float32 of [B, 3, H, W] uint8."""
+    return _patches(pictures_BCHW, side).float() @ basis_KC.T - offset_K
+
+
+def _patches(pictures_BCHW: Tensor, side: int) -> Tensor:
+    """[B, h, w, side * side * 3] uint8 pixels of each patch."""
     num, channels, height, width = pictures_BCHW.shape
     # Interleaved colours are the layout that decoders give, so this moves whole runs of bytes.
     cells = pictures_BCHW.permute(0, 2, 3, 1).reshape(
         num, height // side, side, width // side, side, channels
     )
-    patches = cells.transpose(2, 3).flatten(3).float()
-    return patches @ basis_KC.T - offset_K
+    return cells.transpose(2, 3).flatten(3)

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from vidcomp.encode._kept import Kept
 from vidcomp.encode.base import EncoderConfig
 from vidcomp.encode.clips import ClipEncoder, Features
 from vidcomp.encode.pixels import Normalize, read_processor, resize_of, with_mean_fill
@@ -98,6 +99,8 @@ class HfEncoder(ClipEncoder):
             saliency=config.saliency,
             compile=compile,
         )
+        self.gathers = self._tower.gather is not None
+        self.has_saliency = config.saliency
         self._num_extra = _POOLED_FIRST.get(self._type, self._tower.num_extra)
         self.weights_hash = checkpoint.content_hash()
         self.check_resize()
@@ -123,6 +126,28 @@ class HfEncoder(ClipEncoder):
             return Features(tokens)
         weights_BN = probe.take()
         return Features(tokens, weights_BN[:, weights_BN.shape[1] - h * w :].view(num, 1, h, w))
+
+    def features_kept(self, clips_BFCHW: Tensor, keep_BTHW: Tensor) -> Kept:
+        """[M, D]: the blocks of plain transformers run on the kept patches only."""
+        gather = self._tower.gather
+        if gather is None:
+            return super().features_kept(clips_BFCHW, keep_BTHW)
+        num, _, h, w = keep_BTHW.shape
+        pixels = self._normalize(clips_BFCHW.flatten(0, 1)).to(self.dtype)
+        index_BL = keep_BTHW.flatten(1).nonzero()[:, 1].reshape(num, -1)
+        with gather.only(index_BL):
+            hidden = self._tower(**self._inputs(pixels, h, w))
+        tokens = hidden[:, self._num_extra :]
+        if tokens.shape[1:] != (index_BL.shape[1], self.dim):
+            raise ConfigError(
+                f"{self._type} should give {index_BL.shape[1]} kept patches of {self.dim} features,"
+                f" and gives {list(tokens.shape[1:])}: encode all patches and select"
+            )
+        probe = self._tower.probe
+        if probe is None:
+            return Kept(tokens.flatten(0, 1))
+        weights_BN = probe.take()
+        return Kept(tokens.flatten(0, 1), weights_BN[:, -index_BL.shape[1] :].flatten())
 
     def _check_size(self, height: int, width: int) -> None:
         assert self.patch is not None  # noqa: S101  # set in __init__

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidcomp.encode.gather import gather_patches
 from vidcomp.encode.saliency import Probe, probe_class_token, probe_pooling_head
 from vidcomp.encode.watch import Watch
 from vidcomp.encode.weights import Checkpoint
@@ -54,6 +55,7 @@ class Tower:
         """
         self.config = model.config
         self.num_extra = num_extra_tokens(model)
+        self.gather = gather_patches(model, self.num_extra)
         self.probe: Probe | Watch | None = probe_pooling_head(model) if saliency else None
         blocks = _find_blocks(model)
         self._tap = None
