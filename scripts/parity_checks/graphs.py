@@ -32,4 +32,26 @@ def check_scissor(golden: Golden) -> Iterator[Comparison]:
     )
 
 
-CHECKS: dict[str, Check] = {"llava_scissor": check_scissor}
+def check_sttm(golden: Golden) -> Iterator[Comparison]:
+    """Tokens, patches and first boxes for every case of thresholds."""
+    grid, x_TDHW = Grid(**golden.grid), golden.input("x")
+    video = video_of_grid(x_TDHW.permute(0, 2, 3, 1).flatten(0, 2), grid)
+    for i, case in enumerate(golden.setting("cases")):
+        stage = COMPRESSORS.make(
+            "sttm",
+            mode="published",
+            spatial=case["threshold"],
+            temporal=case["temporal_thresh"] if case["temporal_thresh"] > 0 else None,
+            root_level=case["root_level"],
+            weighted=case["weighted_avg"],
+            heads=len(x_TDHW[0]) // case["head_dim"] if case["head_dim"] else 1,
+        )
+        out, box = stage(video, len(video) - 1), stage.leaves(video).box
+        found = {"feature": out.tokens, "num_patch": out.mass.int(), "tlbr": box.int()}
+        for name, ours in found.items():
+            yield Comparison(
+                f"output.case{i}.{name}", ours, golden.output(f"output.case{i}.{name}")
+            )
+
+
+CHECKS: dict[str, Check] = {"llava_scissor": check_scissor, "sttm": check_sttm}

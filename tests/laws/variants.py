@@ -8,7 +8,7 @@ from vidcomp.config import Stage
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import QueryFeatures
 
-__all__ = ["STAGES", "keeps_means", "keeps_raster_order"]
+__all__ = ["STAGES", "keeps_means", "keeps_raster_order", "kind_of"]
 
 _GRID = [{"axes": "space"}, {"axes": "time"}, {"h": 2}, {"t": 1, "w": 1}]
 
@@ -42,6 +42,13 @@ VARIANTS = {
         {"threshold": 0.0, "max_frames": 2, "contextual": 1.0, "importance": "norm"},
         {"mode": "published", "retention": 0.2, "importance": "norm"},
     ],
+    "fastvid": [
+        {"num_segments": 1, "threshold": -1.0, "max_frames": 2, "frame_features": "pooled"},
+        {"context": 1.0, "stride": 1, "importance": "norm"},
+        {"context": 0.0, "stride": 2, "importance": "norm", "neighbours": 1},
+        {"mode": "published", "retention": 0.3, "importance": "norm"},
+        {"mode": "published", "retention": 0.4, "stride": 1, "importance": "norm"},
+    ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "prumerge": [
         {"importance": "norm", "plus": True},
@@ -55,9 +62,8 @@ VARIANTS = {
         {"mode": "published", "threshold": 0.6},
     ],
     "sttm": [
-        {"margin": 0.0},
-        {"margin": 2.0},
-        {"mode": "published", "spatial": -0.5},
+        {"heads": 2},
+        {"mode": "published", "spatial": -0.5, "temporal": -0.2},
         {"mode": "published", "spatial": -1.0, "temporal": None, "root_level": 0},
         {"mode": "published", "spatial": 0.2, "temporal": 0.0, "weighted": True},
     ],
@@ -194,6 +200,15 @@ def _all_stages():
 
 
 STAGES = dict(_all_stages())
+
+
+_OVERLAP_AS_PUBLISHED = {"fastvid", "flashvid"}
+
+
+def kind_of(stage):
+    """The tokens of some merging methods overlap as published, so that provenance is soft."""
+    soft = getattr(stage, "mode", "") == "published" and stage.name in _OVERLAP_AS_PUBLISHED
+    return "resample" if soft else stage.kind
 
 
 _ORDERED_AS_PUBLISHED = {
