@@ -12,6 +12,7 @@ from parity_checks.videos import video_of_grid
 from vidcomp.compress.merge.prunevid import Prunevid
 from vidcomp.functional.runs import chains, joins_above
 from vidcomp.functional.segment import (
+    cuts_by_similarity,
     frame_clusters,
     longest_runs,
     segments_of,
@@ -101,6 +102,42 @@ def check_holitom(golden: Golden) -> Iterator[Comparison]:
     yield _compare(golden, "corrected_ratio", torch.tensor(rate, dtype=torch.float64))
 
 
+def check_fastvid(golden: Golden) -> Iterator[Comparison]:
+    """FastVID's tokens among those of the text around them, which stay."""
+    grid = Grid(**golden.grid)
+    embeds = golden.input("embeds")[0]
+    start = golden.setting("video_start")
+    stop = start + grid.num_patches
+    video = _numbered(golden, embeds[start:stop], saliency=golden.input("frame_attn"))
+    video = replace(
+        video,
+        extras={"saliency": video.extras["saliency"]},
+        frame_extras={"global": golden.input("frame_global")},
+    )
+    stage = COMPRESSORS.make(
+        "fastvid",
+        mode="published",
+        threshold=golden.setting("tau"),
+        num_segments=golden.setting("c"),
+        retention=golden.setting("ratio"),
+        context=golden.setting("d"),
+        stride=golden.setting("p"),
+        centre_weight=golden.setting("beta"),
+        frame_features="global",
+    )
+    out = stage(video, len(video) - 1)
+    tokens = torch.cat([embeds[:start], out.tokens, embeds[stop:]])
+    yield _compare(golden, "tokens", tokens)
+    # A token lies where the row with the largest weight in it lay.
+    assert out.weights is not None
+    place_K, index = out.weights.to_dense().argmax(dim=1), torch.arange(len(embeds))
+    yield _compare(golden, "keep_index", torch.cat([index[:start], start + place_K, index[stop:]]))
+    segment_T = cuts_by_similarity(
+        golden.input("frame_global"), golden.setting("tau"), golden.setting("c")
+    )
+    yield _compare(golden, "segment_sizes", torch.bincount(segment_T))
+
+
 def _removed_over_time(stays_TN: Tensor, window_T: Tensor) -> int:
     """Rows that averaging takes away: still places of each window times its frames but one."""
     removed = 0
@@ -139,6 +176,7 @@ def _numbered(golden: Golden, x: Tensor, **extras: Tensor) -> VideoTokens:
 
 CHECKS: dict[str, Check] = {
     "dycoke": check_dycoke,
-    "prunevid": check_prunevid,
+    "fastvid": check_fastvid,
     "holitom": check_holitom,
+    "prunevid": check_prunevid,
 }

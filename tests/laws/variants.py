@@ -47,7 +47,7 @@ VARIANTS = {
         {"context": 1.0, "stride": 1, "importance": "norm"},
         {"context": 0.0, "stride": 2, "importance": "norm", "neighbours": 1},
         {"mode": "published", "retention": 0.3, "importance": "norm"},
-        {"mode": "published", "retention": 0.4, "stride": 1, "importance": "norm"},
+        {"mode": "published", "retention": 0.35, "stride": 1, "importance": "norm"},
     ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "prumerge": [

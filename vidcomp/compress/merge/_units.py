@@ -27,6 +27,7 @@ __all__ = [
     "averaged",
     "cluster_units",
     "frame_features",
+    "hosts",
     "join_idle",
     "likeness_over_time",
     "pillars_of",
@@ -183,6 +184,16 @@ def cluster_units(
     return group_P, torch.cat(centres)
 
 
+def hosts(has_share_U: Tensor) -> Tensor:
+    """[U] int64 the unit itself if it has a share, else the nearest that has (the earlier one)."""
+    served = has_share_U.nonzero().squeeze(1)
+    unit_U = torch.arange(len(has_share_U), device=served.device)
+    later = torch.searchsorted(served, unit_U).clamp(max=len(served) - 1)
+    earlier = (later - 1).clamp(min=0)
+    is_nearer = (served[earlier] - unit_U).abs() <= (served[later] - unit_U).abs()
+    return torch.where(is_nearer & ~has_share_U, served[earlier], served[later])
+
+
 def join_idle(
     x_ND: Tensor, mass_N: Tensor, points: Points, group_P: Tensor, centre_K: Tensor
 ) -> Tensor:
@@ -195,11 +206,11 @@ def join_idle(
     size_U = points.sizes
     first_U = (size_U.cumsum(0) - size_U).tolist()
     centre_unit_K = points.unit[centre_K]
-    idle = torch.bincount(centre_unit_K, minlength=len(size_U)) == 0
-    served = (~idle).nonzero().squeeze(1)
+    has_share_U = torch.bincount(centre_unit_K, minlength=len(size_U)) > 0
+    host_U = hosts(has_share_U).tolist()
     joined_P = group_P.clone()
-    for unit in idle.nonzero().squeeze(1).tolist():
-        host = int(served[(served - unit).abs().argmin()])
+    for unit in (~has_share_U).nonzero().squeeze(1).tolist():
+        host = host_U[unit]
         host_K = (centre_unit_K == host).nonzero().squeeze(1)
         host_PD = averaged(x_ND, mass_N, rows_U[host], points.point)
         _, nearest = best_match(
