@@ -98,7 +98,7 @@ def _coarse(
     rows_of: Callable[[Tensor], Tensor], weight_N: Tensor, num_groups: int, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """[N] coarse group of each row, none empty, and [N] weight times distance to its direction."""
-    n = len(weight_N)
+    n, device = len(weight_N), weight_N.device
     sample = evenly_spaced(n, min(n, _SAMPLE * num_groups), device)
     unit_MD = rows_of(sample)
     found = spherical_kmeans(unit_MD, weight_N[sample], num_groups, rounds)
