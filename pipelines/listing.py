@@ -31,8 +31,9 @@ def run_list(kind: str, *, verbose: bool, as_json: bool) -> int:
     width = max((len(entry["name"]) for entry in entries), default=0)
     for entry in entries:
         click.echo(f"{entry['name']:<{width}}  {entry['summary']}")
-        for setting in entry["settings"] if verbose else ():
-            click.echo(_setting_line(setting))
+        if verbose:
+            for line in (*_about_lines(entry.get("about")), *map(_setting_line, entry["settings"])):
+                click.echo(line)
     return 0
 
 
@@ -40,12 +41,13 @@ def describe(kind: str) -> list[dict[str, Any]]:
     """All entries of a kind, sorted by name.
 
     Args:
-        kind: samplers, encoders, compressors, projectors or recipes.
+        kind: samplers, selectors, encoders, compressors, projectors or recipes.
 
     Returns:
         For each ``name``, ``summary`` (one sentence) and ``settings``: for each ``name``, ``type``,
         ``default`` (JSON), ``required`` and ``doc``.  A recipe's settings are its sections, and
-        their defaults what it sets.
+        their defaults what it sets.  A compressor has ``about`` too: its ``kind``, whether it is
+        ``streaming``, ``paper``, ``needs``, ``cost``, ``scaling``, ``accuracy``.
 
     Raises:
         ConfigError: no such kind.
@@ -60,7 +62,16 @@ def describe(kind: str) -> list[dict[str, Any]]:
 
 def _entry(name: str, cls: type[Config]) -> dict[str, Any]:
     settings = [_setting(key, field) for key, field in cls.model_fields.items()]
-    return {"name": name, "summary": _first_sentence(cls.__doc__ or ""), "settings": settings}
+    entry: dict[str, Any] = {
+        "name": name,
+        "summary": _first_sentence(cls.__doc__ or ""),
+        "settings": settings,
+    }
+    about = getattr(cls, "about", None)
+    if about is not None:
+        facts = {"kind": cls.kind, "streaming": cls.streaming}  # type: ignore[attr-defined]
+        entry["about"] = {**facts, **about._asdict(), "needs": list(about.needs)}
+    return entry
 
 
 def _setting(name: str, field: FieldInfo) -> dict[str, Any]:
@@ -134,6 +145,16 @@ def _plain(value: Any) -> Any:  # any default
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _about_lines(about: dict[str, Any] | None) -> list[str]:
+    """What a compressor is, and where it comes from."""
+    if about is None:
+        return []
+    kind = about["kind"] + ", streaming" * about["streaming"]
+    needs = ", ".join(about["needs"]) or "places only"
+    lines = [f"    [{kind}; needs {needs}; time {about['cost']}, {about['scaling']}]"]
+    return lines + [f"    {about[key]}" for key in ("paper", "accuracy") if about[key]]
 
 
 def _setting_line(setting: dict[str, Any]) -> str:
