@@ -7,6 +7,7 @@ import torch
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
 from vidcomp.functional.components import components_above
+from vidcomp.functional.windows import window_likeness
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid
 
@@ -54,4 +55,23 @@ def check_sttm(golden: Golden) -> Iterator[Comparison]:
             )
 
 
-CHECKS: dict[str, Check] = {"llava_scissor": check_scissor, "sttm": check_sttm}
+def check_longvu(golden: Golden) -> Iterator[Comparison]:
+    """Frames that differ from their windows; then tokens that differ from the first of a chunk."""
+    likeness_T = window_likeness(golden.input("dino").flatten(1), golden.setting("window"))
+    frames = (likeness_T < golden.setting("threshold")).nonzero().squeeze(1)
+    yield Comparison("output.frame_index", frames, golden.output("output.frame_index"))
+    x_TPD = golden.input("tokens")
+    side = round(x_TPD.shape[1] ** 0.5)
+    video = video_of_grid(x_TPD.flatten(0, 1), Grid(len(x_TPD), side, side))
+    stage = COMPRESSORS.make(
+        "longvu", mode="published", frame_threshold=2.0, threshold=golden.setting("drop_threshold")
+    )
+    kept = stage.keep(video, golden.setting("max_visual_len"))
+    yield Comparison("output.stc.kept_index", kept, golden.output("output.stc.kept_index"))
+
+
+CHECKS: dict[str, Check] = {
+    "llava_scissor": check_scissor,
+    "longvu": check_longvu,
+    "sttm": check_sttm,
+}

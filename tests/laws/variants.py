@@ -50,6 +50,16 @@ VARIANTS = {
         {"mode": "published", "retention": 0.35, "stride": 1, "importance": "norm"},
     ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
+    "longvu": [
+        {"frame_threshold": 2.0, "chunk": 2},
+        {"frame_threshold": -1.0, "window": 2, "frame_features": "pooled"},
+        {"mode": "published", "frame_threshold": 2.0, "chunk": 2},
+        {"mode": "published", "frame_threshold": 0.1, "window": 3, "threshold": 0.0},
+    ],
+    "longvu_query": [
+        {"coarse": 0.1, "chunk": 2, "frame_threshold": 2.0},
+        {"coarse": 1.0, "window": 2, "frame_threshold": -1.0},
+    ],
     "prumerge": [
         {"importance": "norm", "plus": True},
         {"metric": "keys", "neighbors": 2},

@@ -53,9 +53,9 @@ class Sttm(Merge):
 
     Each frame is a tree of cells of 2 x 2 cells.  A cell stays whole if it is similar to each of
     its parts; leaves of neighbouring frames, one of which lies within the other, are linked if
-    they are similar.  Provenance tells the boxes.  Mode ``exact`` lowers one threshold for cells and
-    links until the budget is met, and lets the weakest links go; leaves are linked if they are as
-    alike as the parts of a cell at the threshold are to each other.
+    they are similar.  Provenance tells the boxes.  Mode ``exact`` lowers one threshold for
+    cells and links until the budget is met, and lets the weakest links go; leaves are linked if
+    they are as alike as the parts of a cell at the threshold are to each other.
 
     Mode ``published`` keeps what the original does: two thresholds; a cell with fewer than four
     parts, at the border of an odd side, is also compared with the first cell of the picture; a
