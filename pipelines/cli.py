@@ -302,7 +302,10 @@ def cache_export(**options: Any) -> int:
 
 @main.command("list", context_settings=_CONTEXT)
 @click.argument(
-    "kind", type=click.Choice(["recipes", "samplers", "encoders", "compressors", "projectors"])
+    "kind",
+    type=click.Choice(
+        ["recipes", "samplers", "selectors", "encoders", "compressors", "projectors"]
+    ),
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the settings too.")
 @common

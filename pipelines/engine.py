@@ -11,6 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
 
 from vidcomp.api import Gathered, Prepared
 from vidcomp.errors import VidcompError
@@ -83,6 +86,15 @@ class _Event:
     def num_bytes(self) -> int:
         """Bytes of the pixels."""
         return 0 if self.frames is None else self.frames.data.nbytes
+
+
+class _Chunk(NamedTuple):
+    """A chunk that is ready to be encoded."""
+
+    event: _Event
+    frames: Frames
+    keep: Tensor | None
+    """Patches to encode; all if ``None``."""
 
 
 class Engine:
@@ -212,8 +224,16 @@ class Engine:
         writer: WriterThread[Done],
     ) -> Iterator[Failed]:
         started = time.perf_counter()
-        chunks = [e for e in batch if e.frames is not None and e.item.key in opened]
-        for event, result in zip(chunks, _encode_chunks(prepared, chunks), strict=True):
+        chunks = []
+        for event in batch:
+            if (frames := event.frames) is None or event.item.key not in opened:
+                continue
+            try:
+                chunks.append(_Chunk(event, frames, opened[event.item.key].keep(prepared, frames)))
+            except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
+                del opened[event.item.key]
+                yield Failed(item=event.item, stage="encode", error=error)
+        for (event, _, _), result in zip(chunks, _encode_chunks(prepared, chunks), strict=True):
             video = opened.get(event.item.key)
             if isinstance(result, Exception):
                 if opened.pop(event.item.key, None) is not None:
@@ -236,18 +256,19 @@ def _num_frames(event: _Event | None) -> int:
     return 0 if event is None or event.frames is None else len(event.frames)
 
 
-def _encode_chunks(prepared: Prepared, chunks: list[_Event]) -> list[VideoTokens | Exception]:
+def _encode_chunks(prepared: Prepared, chunks: list[_Chunk]) -> list[VideoTokens | Exception]:
     """Tokens of each chunk; if the mixed pass fails, each alone, so that the culprit is known."""
-    frames = [e.frames for e in chunks if e.frames is not None]
+    if not chunks:
+        return []
     try:
-        return [*prepared.encode(frames)] if frames else []
+        return [*prepared.encode([c.frames for c in chunks], [c.keep for c in chunks])]
     except Exception as error:  # noqa: BLE001  # told apart below, chunk by chunk
-        if len(frames) == 1:
+        if len(chunks) == 1:
             return [error]
     results: list[VideoTokens | Exception] = []
-    for one in frames:
+    for chunk in chunks:
         try:
-            results += prepared.encode([one])
+            results += prepared.encode([chunk.frames], [chunk.keep])
         except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
             results.append(error)
     return results

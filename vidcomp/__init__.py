@@ -12,6 +12,7 @@ _PLACES = {
     "prepare": "vidcomp.api",
     "projector": "vidcomp.api",
     "sampler": "vidcomp.api",
+    "selector": "vidcomp.api",
     "Budget": "vidcomp.budget",
     "apportion": "vidcomp.budget",
     "Pipeline": "vidcomp.compress.pipeline",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vidcomp.api import prepare as prepare
     from vidcomp.api import projector as projector
     from vidcomp.api import sampler as sampler
+    from vidcomp.api import selector as selector
     from vidcomp.budget import Budget as Budget
     from vidcomp.budget import apportion as apportion
     from vidcomp.compress.pipeline import Pipeline as Pipeline

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from vidcomp.budget import Budget
 from vidcomp.compress.base import Compressor
@@ -13,9 +14,10 @@ from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.errors import ConfigError
-from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS
+from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
+from vidcomp.sample.selectors.base import FrameSelector, SelectorStream
 from vidcomp.types import Frames, Source, VideoTokens
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "prepare",
     "projector",
     "sampler",
+    "selector",
 ]
 
 
@@ -42,6 +45,16 @@ def sampler(name: str, **settings: Any) -> Sampler:  # settings are validated
         ConfigError: an unknown name or setting.
     """
     made: Sampler = SAMPLERS.make(name, **settings)
+    return made
+
+
+def selector(name: str, **settings: Any) -> FrameSelector:  # settings are validated
+    """The selector of that name, e.g. ``selector("difffp", threshold=0.1)(frames, grid)``.
+
+    Raises:
+        ConfigError: an unknown name or setting.
+    """
+    made: FrameSelector = SELECTORS.make(name, **settings)
     return made
 
 
@@ -121,10 +134,24 @@ class Prepared:
             backend=backend,
         )
 
-    def encode(self, batch: Sequence[Frames]) -> list[VideoTokens]:
-        """Tokens on the full grid for chunks of one or of several videos."""
+    def selection(self) -> SelectorStream | None:
+        """What chooses patches of one video, chunk by chunk; ``None`` if all are encoded."""
+        selector = cast("FrameSelector | None", self.recipe.select)
+        if selector is None:
+            return None
+        return selector.stream(tubelet=self.encoder.tubelet, patch=self.encoder.patch)
+
+    def encode(
+        self, batch: Sequence[Frames], keep: Sequence[Tensor | None] | None = None
+    ) -> list[VideoTokens]:
+        """Tokens on the full grid for chunks of one or of several videos.
+
+        Args:
+            batch: chunks.
+            keep: a mask of patches for each, or ``None`` for all of its patches.
+        """
         with torch.no_grad():
-            return self.encoder.many(batch)
+            return self.encoder.many(batch, keep)
 
     def budget(self, num_tokens: int, num_frames: int, num_seconds: float) -> int:
         """The recipe's budget as a count for one video; all tokens where it sets none."""
@@ -137,7 +164,7 @@ class Prepared:
         """Compressed to the budget, then projected, as the recipe says.
 
         Args:
-            dense: tokens of the whole video on its full grid.
+            dense: tokens of the whole video on its full grid (those of the selected patches).
             num_frames: frames that were sampled.
             num_seconds: length of the sampled range.
 
@@ -162,6 +189,8 @@ class Prepared:
             return
         if resize.mode in ("smart", "none") or settings.budget.per_second is not None:
             return  # known only when a video is
+        if self.recipe.select is not None:
+            return  # the same
         grid = self.encoder.grid(num_frames, resize.height, resize.width)
         blank = VideoTokens.from_grid(
             torch.zeros(grid.num_patches, 1), grid, torch.zeros(grid.t, 2)
@@ -254,6 +283,23 @@ class Gathered:
     """Sampled frames so far, without those that only fill up."""
     source: Source | None = None
     """As the last chunk tells it: damage adds up."""
+    selection: SelectorStream | None = None
+    """What chooses patches, with what it carries on."""
+
+    def keep(self, prepared: Prepared, frames: Frames) -> Tensor | None:
+        """The patches of the next chunk to encode, ``None`` for all; ask once a chunk, in order.
+
+        Raises:
+            ShapeError: the chunk does not follow, or its size does not fit the encoder.
+            BudgetError: what the selector is asked for cannot be kept.
+        """
+        if self.selection is None:
+            self.selection = prepared.selection()
+        if self.selection is None:
+            return None
+        encoder = prepared.encoder
+        grid = encoder.grid(len(frames), *frames.data.shape[2:])
+        return self.selection.update(frames, grid, encoder.valid(frames))
 
     def add(self, frames: Frames, tokens: VideoTokens) -> None:
         """The next chunk and its tokens."""
@@ -280,10 +326,10 @@ class Gathered:
 def encode_stream(
     prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest
 ) -> tuple[VideoTokens, int, float]:
-    """Encode chunk after chunk: (dense tokens, sampled frames, seconds of the range)."""
+    """Encode chunk after chunk: (tokens on the grid, sampled frames, seconds of the range)."""
     video = Gathered(request)
     for chunk in chunks:
-        (tokens,) = prepared.encode([chunk])
+        (tokens,) = prepared.encode([chunk], [video.keep(prepared, chunk)])
         video.add(chunk, tokens)
     return video.dense, video.num_frames, video.num_seconds
 

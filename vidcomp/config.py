@@ -28,7 +28,7 @@ from pydantic import (
 
 from vidcomp.budget import Budget
 from vidcomp.errors import ConfigError
-from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, suggest
+from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS, suggest
 
 __all__ = [
     "CompressSettings",
@@ -87,6 +87,7 @@ class Config(BaseModel):
 
 
 AnySampler = Annotated[SerializeAsAny[Config], BeforeValidator(SAMPLERS.parse)]
+AnySelector = Annotated[SerializeAsAny[Config], BeforeValidator(SELECTORS.parse)]
 AnyEncoder = Annotated[SerializeAsAny[Config], BeforeValidator(ENCODERS.parse)]
 AnyCompressor = Annotated[SerializeAsAny[Config], BeforeValidator(COMPRESSORS.parse)]
 AnyProjector = Annotated[SerializeAsAny[Config], BeforeValidator(PROJECTORS.parse)]
@@ -162,6 +163,9 @@ class Recipe(Config):
     """Sample, encode, compress, optionally project, store: everything that decides the tokens."""
 
     sample: AnySampler
+    select: AnySelector | None = None
+    """Patches that the encoder is to compute, by their pixels; left out: all.  The budget counts
+    what is left."""
     encode: AnyEncoder
     compress: CompressSettings | None = None
     """Left out: all tokens are kept (a dense cache) or the projector alone decides."""

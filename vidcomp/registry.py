@@ -1,4 +1,4 @@
-"""Names of samplers, encoders, compressors and projectors.
+"""Names of samplers, selectors, encoders, compressors and projectors.
 
 A class registers itself where it is defined::
 
@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 
 from vidcomp.errors import ConfigError
 
-__all__ = ["COMPRESSORS", "ENCODERS", "PROJECTORS", "REGISTRIES", "SAMPLERS", "Registry", "suggest"]
+__all__ = [
+    "COMPRESSORS",
+    "ENCODERS",
+    "PROJECTORS",
+    "REGISTRIES",
+    "SAMPLERS",
+    "SELECTORS",
+    "Registry",
+    "suggest",
+]
 
 C = TypeVar("C", bound=type)
 
@@ -96,11 +105,13 @@ class Registry:
 
 
 SAMPLERS = Registry("sampler", "vidcomp.sample")
+SELECTORS = Registry("selector", "vidcomp.sample.selectors")
 ENCODERS = Registry("encoder", "vidcomp.encode")
 COMPRESSORS = Registry("compressor", "vidcomp.compress")
 PROJECTORS = Registry("projector", "vidcomp.projectors")
 REGISTRIES = {
     "samplers": SAMPLERS,
+    "selectors": SELECTORS,
     "encoders": ENCODERS,
     "compressors": COMPRESSORS,
     "projectors": PROJECTORS,

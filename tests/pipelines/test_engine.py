@@ -60,7 +60,11 @@ class FakePrepared:
     def request(self, path, **kwargs):
         return SimpleNamespace(path=path, start_s=None, end_s=None)
 
-    def encode(self, batch):
+    def selection(self):
+        return None
+
+    def encode(self, batch, keep):
+        assert keep == [None] * len(batch)
         self.batches.append(len(batch))
         if any((chunk.data == 99).any() for chunk in batch):
             raise ValueError("poison")
@@ -148,9 +152,9 @@ def test_batches_mix_videos():
     slow_start = threading.Event()
     original = prepared.encode
 
-    def encode(batch):
+    def encode(batch, keep):
         slow_start.wait(0.2)  # lets the readers get ahead
-        return original(batch)
+        return original(batch, keep)
 
     prepared.encode = encode
     run([GOOD] * 4, prepared=prepared)
@@ -172,9 +176,9 @@ def test_readers_wait_when_the_encoder_is_behind(monkeypatch):
     prepared = FakePrepared()
     original = prepared.encode
 
-    def encode(batch):
+    def encode(batch, keep):
         blocked.wait(0.3)
-        return original(batch)
+        return original(batch, keep)
 
     prepared.encode = encode
     items = [Item(key="0", path="good-0")]

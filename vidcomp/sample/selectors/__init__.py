@@ -1,0 +1,1 @@
+"""What chooses patches by their pixels, before an encoder computes anything."""
