@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.reduce import wide
-from vidcomp.functional.runs import Chains, best_joins, chains, joins_above
+from vidcomp.functional.runs import Chains, chains, joins_above, joins_around
 from vidcomp.functional.runs import Reference as RunReference
 from vidcomp.functional.select import evenly_spaced, stable_topk
 
@@ -131,8 +131,9 @@ def changed_above(
 def most_changed(x_ND: Tensor, found: Chains, k: int, reference: Reference) -> Tensor:
     """[K] int64 rows that changed most, ascending: the ``strongest`` changes.
 
-    With ``last_kept`` a threshold that keeps nearly ``k`` rows is looked for (see
-    ``runs.best_joins``); what it lacks is filled up with the dropped rows that changed most.
+    With ``last_kept`` two neighbouring thresholds are looked for, of which one keeps at most and
+    the other at least as many as wanted: frames up to a point go by the finer one, frames from
+    there on by the coarser, so that the count is exact.
 
     Args:
         x_ND: float features.
@@ -142,11 +143,22 @@ def most_changed(x_ND: Tensor, found: Chains, k: int, reference: Reference) -> T
     """
     if reference == "previous":
         return strongest(changed_above(x_ND, found, 2.0, reference)[1], k)
-    num_changed = _num_changed(int(found.starts.sum()), len(x_ND), k)
-    num_joins = len(x_ND) - int(found.starts.sum()) - num_changed
-    joined_N = best_joins(x_ND, x_ND.new_ones(len(x_ND)), found, num_joins, "first")
-    change_N = (~joined_N).float().masked_fill(joined_N, -torch.inf)
+    num_new = int(found.starts.sum())
+    num_changed = _num_changed(num_new, len(x_ND), k)
+    joined_N = _joined_exactly(x_ND, found, len(x_ND) - num_new - num_changed)
+    change_N = joined_N.float().masked_fill(joined_N, -torch.inf)
     return strongest(change_N.masked_fill(found.starts, torch.inf), k)
+
+
+def _joined_exactly(x_ND: Tensor, found: Chains, num_joins: int) -> Tensor:
+    """[N] bool: like the last row kept before it in its chain."""
+    mass_N = x_ND.new_ones(len(x_ND))
+    more_N, _, fewer_N = joins_around(x_ND, mass_N, found, num_joins, "first", both=True)
+    # Fewer joins in the first rows and more in the others: from row to row of the border the count
+    # changes by at most one, so that some border has it exactly.
+    joins_N = fewer_N.long().cumsum(0) + int(more_N.sum()) - more_N.long().cumsum(0)
+    border = int((joins_N == num_joins).nonzero()[0]) + 1 if int(more_N.sum()) > num_joins else 0
+    return torch.cat([fewer_N[:border], more_N[border:]])
 
 
 def strongest(change_N: Tensor, k: int) -> Tensor:

@@ -16,7 +16,15 @@ from vidcomp.functional.reduce import wide
 from vidcomp.functional.select import stable_topk
 from vidcomp.functional.similarity import paired_cosine
 
-__all__ = ["Chains", "Reference", "best_joins", "chains", "joins_above", "run_groups"]
+__all__ = [
+    "Chains",
+    "Reference",
+    "best_joins",
+    "chains",
+    "joins_above",
+    "joins_around",
+    "run_groups",
+]
 
 Reference = Literal["previous", "first", "mean"]
 """What a row is compared with: the row before it, the first row of the run that it would join, or
@@ -91,9 +99,9 @@ def best_joins(
     """Exactly ``num_joins`` joins, the most alike first.
 
     With ``previous`` the rows with the highest scores are joined, ties to the lower row.  With the
-    other references scores depend on the joins made before: a threshold that makes enough joins,
-    but (where there is one) not 2 % more, is looked for, and the weakest of its joins beyond
-    ``num_joins`` are undone, ties from the higher row.
+    other references scores depend on the joins made before: a threshold that makes enough joins
+    and few more is looked for, and the weakest of its joins beyond ``num_joins`` are undone, ties
+    from the higher row.
 
     Args:
         x_ND: [N, D] float features.
@@ -105,22 +113,59 @@ def best_joins(
     Returns:
         [N] bool: the row is joined to the one before it in its chain.
     """
-    joined_N, score_N = joins_above(x_ND, mass_N, found, -2.0, reference)  # all that there can be
-    most, least, step = int(joined_N.sum()), 0, 0
-    far, near = _log_change(-1.0), _log_change(1.0)
-    searching = reference != "previous" and num_joins > 0
-    while searching and most - num_joins > num_joins // 64 and far - near > 1e-3:
-        # A secant towards a little more than is wanted; every third step halves, which always ends.
-        part = 0.5 if step % 3 == 2 else (most - num_joins * 129 / 128) / (most - least)
-        middle = far + (near - far) * min(max(part, 0.01), 0.99)
-        joined, score = joins_above(x_ND, mass_N, found, 1 + 1e-7 - math.exp(middle), reference)
-        if (found_joins := int(joined.sum())) >= num_joins:
-            far, most, joined_N, score_N = middle, found_joins, joined, score
-        else:
-            near, least = middle, found_joins
-        step += 1
+    if reference == "previous":
+        joined_N, score_N = joins_above(x_ND, mass_N, found, -2.0, reference)
+    else:
+        joined_N, score_N, _ = joins_around(x_ND, mass_N, found, num_joins, reference)
     best = stable_topk(score_N.masked_fill(~joined_N, -torch.inf), num_joins)
     return torch.zeros_like(joined_N).index_fill(0, best, value=True)
+
+
+def joins_around(
+    x_ND: Tensor,
+    mass_N: Tensor,
+    found: Chains,
+    num_joins: int,
+    reference: Reference,
+    *,
+    both: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joins by a threshold that makes at least ``num_joins``, and by one that makes fewer.
+
+    Args:
+        x_ND: [N, D] float features.
+        mass_N: [N] float, weights of the mean.
+        found: chains of the rows.
+        num_joins: 0 to N - C.
+        reference: what a row is compared with.
+        both: stop when both counts are near; by default only the larger has to be.  Near is 1/64
+            of the joins or of what is not joined, or thresholds that differ by a thousandth of
+            their distance to 1.
+
+    Returns:
+        [N] bool: joined, at least ``num_joins``; their scores as of ``joins_above``; and [N] bool:
+        joined, fewer (or the same, if there are just as many).
+    """
+    joined_N, score_N = joins_above(x_ND, mass_N, found, -2.0, reference)  # all that there can be
+    fewer_N, most, least = torch.zeros_like(joined_N), int(joined_N.sum()), 0
+    total, close_by = most, min(num_joins, most - num_joins) // 64
+    # Regula falsi (Illinois) on the logarithms of thresholds and of the rows that are not joined.
+    far, near, goal = _log_change(-1.0), _log_change(1.0), math.log1p(total - num_joins)
+    below, above, last = goal, math.log1p(total) - goal, ""
+    while most > num_joins > 0 and far - near > 1e-3:
+        if most - (least if both else num_joins) <= close_by:
+            break
+        middle = far + (near - far) * min(max(below / (below + above), 1e-3), 1 - 1e-3)
+        joined, score = joins_above(x_ND, mass_N, found, 1 + 1e-7 - math.exp(middle), reference)
+        gap = math.log1p(total - int(joined.sum())) - goal
+        if gap <= 0:
+            far, most, joined_N, score_N = middle, int(joined.sum()), joined, score
+            below, above = -gap, above / 2 if last == "far" else above
+        else:
+            near, least, fewer_N = middle, int(joined.sum()), joined
+            above, below = gap, below / 2 if last == "near" else below
+        last = "far" if gap <= 0 else "near"
+    return joined_N, score_N, joined_N if most == num_joins else fewer_N
 
 
 def _log_change(cosine: float) -> float:
