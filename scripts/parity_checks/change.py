@@ -8,7 +8,7 @@ from torch import Tensor
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
 from vidcomp.functional.change import pixel_change
-from vidcomp.registry import COMPRESSORS
+from vidcomp.registry import COMPRESSORS, SELECTORS
 from vidcomp.types import Grid, VideoTokens
 
 __all__ = ["CHECKS"]
@@ -42,6 +42,26 @@ def check_dtd(golden: Golden) -> Iterator[Comparison]:
             yield Comparison(name, ours, golden.output(name))
 
 
+def check_difffp(golden: Golden) -> Iterator[Comparison]:
+    """VideoLLaMA 3's mask of all inputs, one after the other; still pictures are kept whole."""
+    patches_PV, start, masks = golden.input("pixel_values"), 0, []
+    for size, merge in zip(golden.input("grid_sizes"), golden.input("merge_sizes"), strict=True):
+        grid = Grid(*size.tolist())
+        part_PV = patches_PV[start : start + grid.num_patches]
+        start += grid.num_patches
+        frames_TCHW = frames_of_patches(part_PV, grid, tubelet=1, merge=int(merge))
+        cell = (frames_TCHW.shape[2] * int(merge) // grid.h,) * 2
+        # The recording has normalised pixels, whose differences count 255 times.
+        change_THW = pixel_change(frames_TCHW, cell, scale=(255.0,) * 3).change
+        selector = SELECTORS.make(
+            "difffp", threshold=golden.setting("threshold"), min_tokens=golden.setting("min_tokens")
+        )
+        for change_hw in change_THW:
+            valid_hw = torch.ones_like(change_hw, dtype=torch.bool)
+            masks.append(selector.kept(change_hw, valid_hw).flatten())
+    yield Comparison("output.mask", torch.cat(masks), golden.output("output.mask"))
+
+
 def _dropped_features(golden: Golden, place: slice, amount: float, absolute: bool) -> Tensor:
     """[K] tokens of the video that the compressor keeps."""
     grid = Grid(**golden.grid)
@@ -58,14 +78,11 @@ def _dropped_pixels(golden: Golden, place: slice, amount: float, absolute: bool)
         golden.input("pixel_values_videos"), Grid(*golden.input("video_grid_thw")[0].tolist())
     )
     change_THW = pixel_change(frames_TCHW, (28, 28), tubelet=2, scale=_CLIP_STD).change
-    if absolute:
-        return (change_THW >= amount).flatten().nonzero().squeeze(1)
-    change_TN = change_THW.flatten(1)
-    dropped = int(change_TN.shape[1] * amount)
-    order_TN = change_TN[1:].argsort(dim=1, stable=True)
-    kept_TN = torch.ones_like(change_TN, dtype=torch.bool)
-    kept_TN[1:].scatter_(1, order_TN[:, :dropped], value=False)
-    return kept_TN.flatten().nonzero().squeeze(1)
+    settings = {"threshold": amount} if absolute else {"share": amount}
+    selector = SELECTORS.make("dtd_pixels", **settings)
+    valid_hw = torch.ones_like(change_THW[0], dtype=torch.bool)
+    kept = torch.stack([selector.kept(change_hw, valid_hw) for change_hw in change_THW])
+    return kept.flatten().nonzero().squeeze(1)
 
 
 def frames_of_patches(
@@ -89,4 +106,4 @@ def _rows(video: VideoTokens) -> Tensor:
     return (video.assign >= 0).nonzero().squeeze(1)
 
 
-CHECKS: dict[str, Check] = {"evs": check_evs, "dtd": check_dtd}
+CHECKS: dict[str, Check] = {"evs": check_evs, "dtd": check_dtd, "difffp": check_difffp}

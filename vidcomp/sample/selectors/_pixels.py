@@ -17,7 +17,7 @@ from vidcomp.functional.select import stable_topk
 from vidcomp.sample.selectors.base import FrameSelector, SelectorStream
 from vidcomp.types import Frames, Grid
 
-__all__ = ["PixelSelector", "PixelStream", "first_ones"]
+__all__ = ["PixelSelector", "PixelStream"]
 
 _PASSES = 24
 """Halvings in the search of a threshold: to a ten-millionth of the range."""
@@ -48,6 +48,14 @@ class PixelSelector(FrameSelector):
     @abstractmethod
     def keeps(self, change_hw: Tensor, valid_hw: Tensor) -> Tensor:
         """[h, w] bool: what of a step is kept without ``retention``; changes may be infinite."""
+
+    def kept(self, change_hw: Tensor, valid_hw: Tensor) -> Tensor:
+        """[h, w] bool: what of a step is kept without ``retention``, the least number included."""
+        kept_hw = self.keeps(change_hw, valid_hw) & valid_hw
+        if int(kept_hw.sum()) >= self.min_tokens:
+            return kept_hw
+        rank_hw = valid_hw.flatten().cumsum(0).reshape(valid_hw.shape)
+        return kept_hw | (valid_hw & (rank_hw <= self.min_tokens))
 
     def stream(self, *, tubelet: int = 1, patch: tuple[int, int] | None = None) -> "PixelStream":
         """The state of one video."""
@@ -90,8 +98,7 @@ class PixelStream(SelectorStream):
             torch.split(pictures_TCHW, self._tubelet), valid_Shw, strict=True
         ):
             change_hw = self._changes(tubelet, cell, math.inf)[0][0]
-            kept_hw = self._selector.keeps(change_hw, valid_hw) & valid_hw
-            kept_hw = kept_hw | first_ones(kept_hw, valid_hw, self._selector.min_tokens)
+            kept_hw = self._selector.kept(change_hw, valid_hw)
             kept.append(kept_hw)
             self._before = self._next_reference(tubelet[0], kept_hw)
         return torch.stack(kept)
@@ -193,13 +200,6 @@ class PixelStream(SelectorStream):
                 f"chunks follow in time: frame {self._next_index} comes next, got "
                 f"{frames.first_index}: make one stream a video and pass its chunks in order"
             )
-
-
-def first_ones(kept_hw: Tensor, valid_hw: Tensor, least: int) -> Tensor:
-    """[h, w] bool: the first ``least`` valid patches if fewer are kept, else none."""
-    if int(kept_hw.sum()) >= least:
-        return torch.zeros_like(kept_hw)
-    return valid_hw & (valid_hw.flatten().cumsum(0).reshape(valid_hw.shape) <= least)
 
 
 def _most_changed(change_Shw: Tensor, k: int, least: int) -> Tensor:
