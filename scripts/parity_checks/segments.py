@@ -9,6 +9,8 @@ from torch.nn.functional import pad
 
 from parity_checks.golden import Check, Comparison, Golden
 from parity_checks.videos import video_of_grid
+from vidcomp.compress.merge._trees import diverse_rows, event_relevance
+from vidcomp.compress.merge.flashvid import Flashvid
 from vidcomp.compress.merge.prunevid import Prunevid
 from vidcomp.functional.runs import chains, joins_above
 from vidcomp.functional.segment import (
@@ -138,6 +140,43 @@ def check_fastvid(golden: Golden) -> Iterator[Comparison]:
     yield _compare(golden, "segment_sizes", torch.bincount(segment_T))
 
 
+def check_flashvid(golden: Golden) -> Iterator[Comparison]:
+    """FlashVID's tokens, its three ways to choose salient ones, and its segments."""
+    grid = Grid(**golden.grid)
+    x_TND, scale_TN = golden.input("features"), golden.input("attn")
+    video = _numbered(golden, x_TND, saliency=scale_TN)
+    stage = Flashvid(
+        mode="published",
+        threshold=golden.setting("segment_threshold"),
+        num_segments=golden.setting("min_segment_num"),
+        salient=golden.setting("alpha"),
+        link=golden.setting("temporal_threshold"),
+        retention=golden.setting("ratio"),
+        expansion=golden.setting("expansion"),
+    )
+    video = replace(video, extras={"saliency": video.extras["saliency"]})
+    yield _compare(golden, "tokens", stage(video, len(video) - 1).tokens)
+    anchors = stage._published(video, len(video) - 1).anchor
+    yield _compare(golden, "global_index", anchors)
+    frame_TD = x_TND.mean(dim=1)
+    segment_T = cuts_by_similarity(
+        frame_TD, golden.setting("segment_threshold"), golden.setting("min_segment_num")
+    )
+    yield _compare(golden, "segment_lengths", torch.bincount(segment_T))
+    event_TN = scale_TN * event_relevance(x_TND.flatten(0, 1), frame_TD).reshape(scale_TN.shape)
+    choices: dict[str, list[Tensor | None]] = {
+        "adts": list(scale_TN),
+        "adts_v2": list(event_TN),
+        "div": [None] * grid.t,
+    }
+    for name, scales in choices.items():
+        picked = [
+            diverse_rows(x_ND, golden.setting("sel"), scale_N, published=True)
+            for x_ND, scale_N in zip(x_TND, scales, strict=True)
+        ]
+        yield _compare(golden, f"{name}.index", torch.stack(picked))
+
+
 def _removed_over_time(stays_TN: Tensor, window_T: Tensor) -> int:
     """Rows that averaging takes away: still places of each window times its frames but one."""
     removed = 0
@@ -177,6 +216,7 @@ def _numbered(golden: Golden, x: Tensor, **extras: Tensor) -> VideoTokens:
 CHECKS: dict[str, Check] = {
     "dycoke": check_dycoke,
     "fastvid": check_fastvid,
+    "flashvid": check_flashvid,
     "holitom": check_holitom,
     "prunevid": check_prunevid,
 }

@@ -18,6 +18,12 @@ VARIANTS = {
         {"mode": "published", "frame_tokens": 1},
         {"mode": "published", "frame_tokens": 10},
     ],
+    "chat_univi": [
+        {"event_rate": 0.5, "levels": (2, 1)},
+        {"event_rate": 1.0, "levels": (1,), "neighbours": (2,)},
+        {"mode": "published", "levels": (4, 2, 1)},
+        {"mode": "published", "levels": (2, 2), "event_rate": 0.5},
+    ],
     "divprune": [{"mode": "published"}, {"mode": "published", "retention": 0.25}],
     "dpc_knn": [
         {"scope": "video", "neighbours": 2},
@@ -48,6 +54,15 @@ VARIANTS = {
         {"context": 0.0, "stride": 2, "importance": "norm", "neighbours": 1},
         {"mode": "published", "retention": 0.3, "importance": "norm"},
         {"mode": "published", "retention": 0.35, "stride": 1, "importance": "norm"},
+    ],
+    "flashvid": [
+        {"num_segments": 1, "threshold": -1.0, "link": -1.0, "max_frames": 2},
+        {"num_segments": 2, "threshold": -1.0, "selection": "event", "importance": "norm"},
+        {"salient": 0.0, "selection": "diversity", "link": 0.2, "neighbours": 1},
+        {"salient": 1.0, "selection": "diversity"},
+        {"mode": "published", "retention": 0.2, "importance": "norm"},
+        {"mode": "published", "retention": 0.2, "selection": "event", "num_segments": 2},
+        {"mode": "published", "retention": 0.2, "selection": "diversity", "threshold": -1.0},
     ],
     "dycoke": [{"drop": 1.0}, {"mode": "published", "drop": 0.95}],
     "longvu": [
@@ -132,6 +147,9 @@ VARIANTS = {
         {"min_tokens_per_frame": 3},
     ],
     "tome": [
+        {"window_tokens": 2},
+        {"window_tokens": 9, "rounds": 4},
+        {"scope": "video"},
         {"mode": "published"},
         {"scope": "frame"},
         {"scope": "clip", "clip_frames": 2},
@@ -237,7 +255,16 @@ def keeps_raster_order(stage):
     return getattr(stage, "mode", "") != "published" or stage.name in _ORDERED_AS_PUBLISHED
 
 
-_NO_MEANS = {"holitom", "moviechat", "prumerge", "scissor", "sttm", "visionzip", "slowfast"}
+_NO_MEANS = {
+    "flashvid",
+    "holitom",
+    "moviechat",
+    "prumerge",
+    "scissor",
+    "sttm",
+    "visionzip",
+    "slowfast",
+}
 
 
 def keeps_means(stage):

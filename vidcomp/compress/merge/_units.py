@@ -195,30 +195,42 @@ def hosts(has_share_U: Tensor) -> Tensor:
 
 
 def join_idle(
-    x_ND: Tensor, mass_N: Tensor, points: Points, group_P: Tensor, centre_K: Tensor
+    x_ND: Tensor,
+    mass_N: Tensor,
+    points: Points,
+    group_P: Tensor,
+    centre_K: Tensor,
+    region_N: Tensor,
 ) -> Tensor:
-    """[P] int64 groups in which the points of units without a share have joined others.
+    """[P] int64 groups in which the points without a group have joined others.
 
-    Each goes to the most similar centre of the unit nearest in order (the earlier of two) that has
-    a share, so that nothing is lost when a budget has not a token for every unit.
+    Each goes to the most similar centre of its region, or, if that has none, of the nearest region
+    that has (the earlier of two), so that nothing is lost when a budget has not a token for all.
+
+    Args:
+        x_ND: [N, D] float features.
+        mass_N: [N] float.
+        points: rows in points; each is in one region.
+        group_P: [P] int64 group of each point, -1 for none.
+        centre_K: [K] int64 the point that is the centre of each group.
+        region_N: [N] int64 region (segment) of each row, in the order of time, without gaps.
     """
-    rows_U = points.rows_by_unit()
-    size_U = points.sizes
-    first_U = (size_U.cumsum(0) - size_U).tolist()
-    centre_unit_K = points.unit[centre_K]
-    has_share_U = torch.bincount(centre_unit_K, minlength=len(size_U)) > 0
-    host_U = hosts(has_share_U).tolist()
-    joined_P = group_P.clone()
-    for unit in (~has_share_U).nonzero().squeeze(1).tolist():
-        host = host_U[unit]
-        host_K = (centre_unit_K == host).nonzero().squeeze(1)
-        host_PD = averaged(x_ND, mass_N, rows_U[host], points.point)
-        _, nearest = best_match(
-            averaged(x_ND, mass_N, rows_U[unit], points.point),
-            host_PD[centre_K[host_K] - first_U[host]],
+    idle_P = group_P < 0
+    rows = points.point.argsort(stable=True)
+    rows = rows[points.point[rows] >= 0]
+    region_P = torch.empty_like(group_P)
+    region_P[points.point[rows]] = region_N[rows]
+    has_centre_R = torch.bincount(region_P[centre_K], minlength=int(region_N.max()) + 1) > 0
+    host_P = hosts(has_centre_R)[region_P]
+    joined_P, is_centre_P = group_P.clone(), torch.zeros_like(idle_P)
+    is_centre_P[centre_K] = True
+    for region in torch.bincount(host_P[idle_P]).nonzero().squeeze(1).tolist():
+        mine_P, into_P = idle_P & (host_P == region), is_centre_P & (region_P == region)
+        mine, into = (
+            averaged(x_ND, mass_N, rows[chosen[points.point[rows]]], points.point)
+            for chosen in (mine_P, into_P)
         )
-        group = group_P[centre_K[host_K]][nearest]
-        joined_P[first_U[unit] : first_U[unit] + len(group)] = group
+        joined_P[mine_P] = group_P[into_P][best_match(mine, into)[1]]
     return joined_P
 
 

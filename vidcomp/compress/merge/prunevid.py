@@ -88,7 +88,8 @@ class Prunevid(Merge):
             ShapeError: integer ids, or no such frame extra.
         """
         if not self.exact:
-            return int(self._shares(self._points(video, budget), len(video), budget).sum())
+            points, _ = self._points(video, budget)
+            return int(self._shares(points, len(video), budget).sum())
         float_rows("tokens", video.tokens)
         frame_features(video, frame_numbers(video), self.frame_features, self.name)
         return budget
@@ -96,18 +97,21 @@ class Prunevid(Merge):
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
         """[N] int64 group of each row: segments one after the other, still places first."""
         x_ND, mass_N = float_rows("tokens", video.tokens), video.mass
-        points = self._points(video, budget)
+        points, segment_N = self._points(video, budget)
         share_U = self._shares(points, len(video), budget)
         group_P, centre_K = cluster_units(x_ND, mass_N, points, share_U, self.neighbours)
-        return join_idle(x_ND, mass_N, points, group_P, centre_K)[points.point]
+        joined_P = join_idle(x_ND, mass_N, points, group_P, centre_K, segment_N)
+        return joined_P[points.point]
 
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
         """One token a group."""
         arrange = merge if self.exact else merge_in_order
         return arrange(video, self.groups(video, budget))
 
-    def _points(self, video: VideoTokens, budget: int) -> Points:
-        """Still places and other rows; units are the still ones of a segment, and frames."""
+    def _points(self, video: VideoTokens, budget: int) -> tuple[Points, Tensor]:
+        """Points, in units that are the still places of a segment and the rest of each frame, and
+        [N] the segment of each row.
+        """
         x_ND = float_rows("tokens", video.tokens)
         frame_N = frame_numbers(video)
         features_TD = frame_features(video, frame_N, self.frame_features, self.name)
@@ -123,7 +127,8 @@ class Prunevid(Merge):
         row_N = torch.arange(len(video), device=frame_N.device)
         width = int(frame_N.max()) + 2
         unit_N = segment_N * width + torch.where(still_N, 0, frame_N + 1)
-        return points_of(unit_N, torch.where(still_N, pillar_N, len(rows_C) + row_N))
+        points = points_of(unit_N, torch.where(still_N, pillar_N, len(rows_C) + row_N))
+        return points, segment_N
 
     def _segments(self, features_TD: Tensor) -> Tensor:
         """[T] int64 segment of each frame."""
