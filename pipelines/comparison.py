@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import yaml
@@ -33,6 +33,8 @@ __all__ = [
     "timed",
     "try_method",
 ]
+
+Out = TypeVar("Out")
 
 _RESAMPLES = 2000
 _LONG_S = 2.0
@@ -181,9 +183,7 @@ def try_method(
     return replace(blank, tokens=len(kept), seconds=seconds, quality=quality(video, kept))
 
 
-def timed(
-    call: Callable[[], VideoTokens], device: torch.device, runs: int
-) -> tuple[VideoTokens, float]:
+def timed(call: Callable[[], Out], device: torch.device, runs: int) -> tuple[Out, float]:
     """What a call returns, and its median time in seconds; waits for the device."""
     seconds: list[float] = []
     while True:

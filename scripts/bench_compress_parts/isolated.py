@@ -15,6 +15,9 @@ from vidcomp.registry import COMPRESSORS
 
 __all__ = ["Outcome", "run_isolated"]
 
+_START_S = 120.0
+"""A process is up by then: the first has to wait for the imports."""
+
 COMPRESSORS.names()  # imported once, where the processes are forked from
 
 
@@ -67,7 +70,7 @@ def run_isolated(
             process = context.Process(target=_child, args=target, daemon=True)
             process.start()
             theirs.close()
-            deadline = time.monotonic() + timeout_s
+            deadline = time.monotonic() + _START_S
             running.append(
                 _Running(label=label, process=process, pipe=mine, deadline=deadline, values=[])
             )
@@ -90,7 +93,10 @@ def _receive(one: _Running, timeout_s: float) -> str | None:
             kind, value = one.pipe.recv()
             if kind == "end":
                 return str(value)
-            one.values.append(value)
+            if kind == "start":
+                one.deadline = time.monotonic() + timeout_s
+            else:
+                one.values.append(value)
     except EOFError:
         return "its process died (not enough memory?)"
     return f"more than {timeout_s:g} s" if time.monotonic() > one.deadline else None
@@ -105,6 +111,7 @@ def _child(
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
+    pipe.send(("start", None))
     try:
         with torch.no_grad():
             for value in work(label, *arguments):
