@@ -88,6 +88,20 @@ def test_matching_equals_its_slow_twin(n, seed, data):
     assert bipartite_groups(metric, r).tolist() == bipartite_slowly(metric.tolist(), r)
 
 
+@given(n=st.integers(2, 60), window=st.integers(2, 70), seed=st.integers(0, 99), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_windows_are_not_left(n, window, seed, data):
+    metric = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    r = data.draw(st.integers(0, n // 2))
+    groups = bipartite_groups(metric, r, window)
+    assert sorted(set(groups.tolist())) == list(range(n - r))
+    if window >= n:
+        assert torch.equal(groups, bipartite_groups(metric, r))
+    for k in range(n - r):
+        rows = (groups == k).nonzero().squeeze(1)
+        assert int(rows[-1] - rows[0]) <= window + 2  # whole pairs, about as many in each
+
+
 @given(st.integers(1, 20), st.integers(0, 99), st.data())
 @settings(deadline=None)
 def test_groups_have_no_gaps_and_ties_go_to_the_lower_row(n, seed, data):

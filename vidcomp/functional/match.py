@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def bipartite_groups(metric_ND: Tensor, num_merges: int) -> Tensor:
+def bipartite_groups(metric_ND: Tensor, num_merges: int, window: int | None = None) -> Tensor:
     """Groups after one round of matching that takes away exactly ``num_merges`` rows.
 
     Rows 0, 2, 4 ... are sources, rows 1, 3, 5 ... are targets.  Each source knows its most
@@ -37,6 +37,8 @@ def bipartite_groups(metric_ND: Tensor, num_merges: int) -> Tensor:
     Args:
         metric_ND: [N, D] float features to compare, e.g. attention keys.
         num_merges: 0 to N // 2.
+        window: sources look for targets among about this many consecutive rows only, in windows
+            as equal as possible; at least 2.  ``None``: among all.
 
     Returns:
         [N] int64 in 0..N - num_merges - 1.  Groups are numbered in the published order: sources
@@ -57,7 +59,7 @@ def bipartite_groups(metric_ND: Tensor, num_merges: int) -> Tensor:
     group_N[1::2] = num_kept + torch.arange(num_targets, device=group_N.device)
     if not num_targets:
         return group_N.zero_()
-    best, target = best_match(metric_ND[0::2].detach(), metric_ND[1::2].detach())
+    best, target = _best_targets(metric_ND.detach(), window)
     order = best.argsort(descending=True, stable=True)
     group_source = torch.empty_like(order)
     group_source[order[:num_merges]] = num_kept + target[order[:num_merges]]
@@ -128,6 +130,7 @@ def rounds_of_matching(
     mass_N: Tensor,
     counts: Sequence[int],
     positions_N3: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Groups after several rounds of bipartite matching; merged rows carry their mass.
 
@@ -138,6 +141,7 @@ def rounds_of_matching(
         positions_N3: given: rows are brought to raster order before each round and in the end, so
             that even and odd places are neighbours.  ``None``: the published order, each round's
             result as it comes.
+        window: rows that are compared with each other in a round; ``None``: all.
 
     Returns:
         [N] int64 in 0..counts[-1] - 1.
@@ -146,7 +150,7 @@ def rounds_of_matching(
     first_K, mass_K = group_N, mass_N
     metric_KD, positions_K3 = real(metric_ND.detach()), positions_N3
     for count in counts:
-        step = bipartite_groups(metric_KD, len(metric_KD) - count)
+        step = bipartite_groups(metric_KD, len(metric_KD) - count, window)
         first_K = group_min(first_K, step, count)
         if positions_K3 is not None:
             positions_K3, _ = merge_by_assignment(positions_K3, mass_K, step, count)
@@ -157,6 +161,21 @@ def rounds_of_matching(
         metric_KD, mass_K = merge_by_assignment(metric_KD, mass_K, step, count)
         group_N = step[group_N]
     return group_N
+
+
+def _best_targets(metric_ND: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """Similarity of each source to its best target, and the number of that target."""
+    sources, targets = metric_ND[0::2], metric_ND[1::2]
+    num_windows = -(-len(metric_ND) // window) if window is not None else 1
+    values, numbers = [], []
+    for i in range(num_windows := min(num_windows, len(targets))):
+        first, end = (k * len(targets) // num_windows for k in (i, i + 1))
+        # The source beyond the last pair, if there is one, looks into the last window.
+        last = end if i < num_windows - 1 else len(sources)
+        value, number = best_match(sources[first:last], targets[first:end])
+        values.append(value)
+        numbers.append(number + first)
+    return torch.cat(values), torch.cat(numbers)
 
 
 def proportional_bias(mass_N: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ Token Merging: Your ViT But Faster (Bolya et al., 2023); over clips as in VideoC
 Hierarchical Compression for Long-Context Video Modeling (Li et al., 2025).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from vidcomp.budget import apportion
-from vidcomp.compress.base import Merge, row_extra
+from vidcomp.compress.base import About, Merge, row_extra
 from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.grids import without_gaps
@@ -30,14 +30,30 @@ class Tome(Merge):
 
     A round compares every other token with those between and removes at most half; all rounds
     together give one weighted mean of the input's rows.
+
+    HiCo, the clip compression of VideoChat-Flash, is ``scope="clip"`` with ``clip_frames=4``, the
+    number of ``heads`` of the encoder, and a budget of 16 tokens a frame.  That merged tokens weigh
+    more in attention, as in the original, is ``functional.match.proportional_bias``.
     """
+
+    about: ClassVar[About] = About(
+        paper="Token Merging: Your ViT But Faster (Bolya, 2023); clips: VideoChat-Flash (Li, 2025)",
+        cost="N W D, W tokens of a window",
+        scaling="linear",
+    )
 
     mode: Literal["exact", "published"] = "exact"
     """``exact``: raster order before each round and in the end.  ``published``: the original's
     order, merged tokens at the end of each round; the counts are the same."""
-    scope: Literal["video", "clip", "frame"] = "video"
-    """Tokens merge within this only; the budget is shared out in proportion to the tokens.  Time
-    grows with the square of the tokens in it."""
+    scope: Literal["window", "video", "clip", "frame"] = "window"
+    """Which tokens are compared.  ``window``: those of about ``window_tokens`` consecutive ones, in
+    every round anew, so that windows span more and more time as tokens become fewer; videos of no
+    more tokens than that are compared as a whole, and longer ones take time in proportion to their
+    length (mode ``published`` compares all).  ``video``: all, in time that grows with the square of
+    their number.  ``clip`` and ``frame``: within these only, which share out the budget in
+    proportion to their tokens."""
+    window_tokens: int = Field(4096, ge=2)
+    """Tokens of a window; has no effect in other scopes."""
     clip_frames: int = Field(4, ge=1)
     """Frames of a clip; has no effect in other scopes."""
     metric: Literal["tokens", "keys"] = "tokens"
@@ -50,7 +66,7 @@ class Tome(Merge):
     @property
     def exact(self) -> bool:
         """True unless parts of the video or a number of rounds set a limit."""
-        return self.scope == "video" and self.rounds is None
+        return self.scope in ("window", "video") and self.rounds is None
 
     def count(self, video: VideoTokens, budget: int) -> int:
         """The budget.
@@ -67,6 +83,7 @@ class Tome(Merge):
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
         """[N] int64 group of each row, part after part, in the order of the mode."""
         metric_ND = self._metric(video)
+        by_window = self.scope == "window" and self.mode == "exact"
         group_N = torch.empty(len(video), dtype=torch.int64, device=video.tokens.device)
         first = 0
         for rows, target in self._parts(video, budget):
@@ -75,6 +92,7 @@ class Tome(Merge):
                 video.mass[rows],
                 halving_counts(len(rows), target, self.rounds),
                 video.positions[rows] if self.mode == "exact" else None,
+                self.window_tokens if by_window else None,
             )
             first += target
         return group_N
@@ -100,7 +118,7 @@ class Tome(Merge):
 
     def _parts(self, video: VideoTokens, budget: int) -> list[tuple[Tensor, int]]:
         """Rows of each part, ascending, and the tokens that remain of it."""
-        if self.scope == "video":
+        if self.scope in ("window", "video"):
             return [(torch.arange(len(video), device=video.tokens.device), budget)]
         frames = self.clip_frames if self.scope == "clip" else 1
         time_N = (local_positions(video)[:, 0] + 0.5).floor().long()
@@ -110,7 +128,7 @@ class Tome(Merge):
             raise BudgetError(
                 f"'tome' with scope={self.scope!r} keeps at least one token of each of "
                 f"{len(sizes)} parts, more than a budget of {budget}: raise the budget or use "
-                f"scope='video'"
+                f"scope='window'"
             )
         targets = apportion(sizes, total=budget, caps=sizes, minimum=1)
         rows = torch.split(part_N.argsort(stable=True), sizes.tolist())
