@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vidcomp.functional.partition_boxes import paint
 from vidcomp.functional.partition_build import Cells, Patches, Rules, build_forest
 from vidcomp.functional.partition_prices import find_prices
 from vidcomp.functional.partition_spend import spend
@@ -53,8 +54,8 @@ def partition(
     chosen, _ = forest.choose([plan.price for plan in best])
     groups = []
     for video, found, box_K, k in zip(videos, cells, chosen, budgets, strict=True):
-        box_K = spend(forest, box_K, k - len(box_K))
-        group_N = _paint(forest.bounds_of(box_K), video.grid)[video.cell]
+        box_K = spend(forest, box_K, k - len(box_K)).boxes
+        group_N = paint(forest.bounds_of(box_K), video.grid)[video.cell]
         groups.append(_split_cells(video, found, group_N, k - len(box_K)))
     return groups
 
@@ -73,22 +74,6 @@ def _joined_scenes(video: Patches, budget: int) -> Patches:
     if budget >= len(torch.unique(scene_N)):
         return video
     return video._replace(cell=scene_N, grid=Grid(len(starts), 1, 1), starts=(0,))
-
-
-def _paint(bounds_K32: Tensor, grid: Grid) -> Tensor:
-    """[P] int64 number of the box that each patch lies in; boxes do not overlap."""
-    edges = bounds_K32.clone()
-    for axis, length in enumerate(grid):
-        edges[:, axis, 1] = torch.where(edges[:, axis, 1] < 0, length, edges[:, axis, 1])
-    strides = ((grid.h + 1) * (grid.w + 1), grid.w + 1, 1)
-    label_K = torch.arange(1, len(edges) + 1, device=edges.device)
-    steps = label_K.new_zeros((grid.t + 1) * strides[0])
-    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
-        place_K = torch.stack([edges[:, a, c] * strides[a] for a, c in enumerate(corner)]).sum(0)
-        steps.index_add_(0, place_K, label_K * (-1) ** sum(corner))
-    painted = steps.reshape(grid.t + 1, grid.h + 1, grid.w + 1)
-    painted = painted.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1]
-    return painted.reshape(-1) - 1
 
 
 def _split_cells(video: Patches, cells: Cells, group_N: Tensor, left: int) -> Tensor:

@@ -32,6 +32,7 @@ __all__ = [
     "feature_step",
     "grids_at_a_time",
     "interval_tree",
+    "paint",
 ]
 
 _BLOCK = 1 << 22
@@ -239,6 +240,27 @@ def _spread(x_BTHWD: Tensor, weight_BTHW: Tensor) -> tuple[Tensor, Tensor]:
         mean, weight, spread = (_next_axis(part) for part in (mean, weight, spread))
     whole = mean[-1, -1, -1]
     return spread.permute(2, 1, 0, 3).reshape(-1, spread.shape[3]), whole
+
+
+def paint(bounds_K32: Tensor, grid: Grid) -> Tensor:
+    """[P] int64 number of the box that each patch lies in, -1 for none; boxes do not overlap.
+
+    Args:
+        bounds_K32: [K, 3, 2] int64 start and stop along t, h, w; a stop of -1 is the end.
+        grid: T, H, W.
+    """
+    edges = bounds_K32.clone()
+    for axis, length in enumerate(grid):
+        edges[:, axis, 1] = torch.where(edges[:, axis, 1] < 0, length, edges[:, axis, 1])
+    strides = ((grid.h + 1) * (grid.w + 1), grid.w + 1, 1)
+    label_K = torch.arange(1, len(edges) + 1, device=edges.device)
+    steps = label_K.new_zeros((grid.t + 1) * strides[0])
+    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
+        place_K = torch.stack([edges[:, a, c] * strides[a] for a, c in enumerate(corner)]).sum(0)
+        steps.index_add_(0, place_K, label_K * (-1) ** sum(corner))
+    painted = steps.reshape(grid.t + 1, grid.h + 1, grid.w + 1)
+    painted = painted.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1]
+    return painted.reshape(-1) - 1
 
 
 def _grow(part: Tensor, tree: Intervals) -> Tensor:

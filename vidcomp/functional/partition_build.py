@@ -113,9 +113,9 @@ def build_forest(videos: Sequence[Patches], cells: Sequence[Cells], rules: Rules
         weights.append(weight)
     number = torch.empty(len(order), dtype=torch.int64)
     number[torch.tensor(order)] = torch.arange(len(order))
-    below = _Below(segments, number.tolist(), torch.cat(means), torch.cat(weights), layers)
-    layers += below.scene_layers()
-    return Forest(layers, len(videos), rules.time_price)
+    weight, mean = torch.cat(weights), torch.cat(means)
+    layers += _Below(segments, number.tolist(), mean, weight, layers).scene_layers()
+    return Forest(layers, len(videos), rules.time_price, weight, mean)
 
 
 def _segment_layer(

@@ -62,6 +62,10 @@ class Forest:
     layers: list[Layer]
     num_videos: int
     time_price: float
+    weight: Tensor | None = None
+    """[S] wide weights of segments."""
+    mean: Tensor | None = None
+    """[S, D] wide means of segments."""
     first: list[int] = field(init=False)
     """Global number of each layer's first box."""
     roots: Tensor = field(init=False)

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from vidcomp.functional.partition_forest import Forest
 
-__all__ = ["spend", "tighten"]
+__all__ = ["Spent", "spend", "tighten"]
+
+
+class Spent(NamedTuple):
+    """What boxes have become."""
+
+    boxes: Tensor
+    """[K] global numbers of the boxes that are one token."""
+    split: Tensor
+    """Those of the boxes that were split on the way."""
 
 
 class _Splits(NamedTuple):
@@ -39,8 +48,8 @@ class _Splits(NamedTuple):
         return _Splits(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
-def spend(forest: Forest, box_K: Tensor, num_splits: int) -> Tensor:
-    """[K + n] boxes after ``n`` splits, which is ``num_splits`` or all there are.
+def spend(forest: Forest, box_K: Tensor, num_splits: int) -> Spent:
+    """Boxes after ``num_splits`` splits, or after all there are.
 
     Args:
         forest: all boxes.
@@ -123,7 +132,7 @@ def _in_order(splits: _Splits) -> _Splits:
 
 
 def _splits(forest: Forest, box_K: Tensor) -> tuple[Tensor, _Splits]:
-    """Boxes without empty halves, and the splits of those that have more than one patch.
+    """Boxes without empty halves, and the splits of those that have any.
 
     ``boss`` is the place of the box among those given.
     """
@@ -131,9 +140,8 @@ def _splits(forest: Forest, box_K: Tensor) -> tuple[Tensor, _Splits]:
     spread_3K = _spread(forest, left_3K) + _spread(forest, right_3K)
     gain_3K = forest.spread_of(box_K) - spread_3K
     gain_3K[0] /= forest.time_price
-    gain_3K = gain_3K.masked_fill(left_3K < 0, -torch.inf)
     # Rounding may say that a split does harm; it never does.
-    gain_3K = torch.where(left_3K < 0, gain_3K, gain_3K.clamp(min=0))
+    gain_3K = gain_3K.clamp(min=0).masked_fill(left_3K < 0, -torch.inf)
     gain_K, axis_K = gain_3K.max(dim=0)
     each = torch.arange(len(box_K), device=box_K.device)
     start_K3 = forest.bounds_of(box_K)[:, :, 0]
@@ -142,7 +150,7 @@ def _splits(forest: Forest, box_K: Tensor) -> tuple[Tensor, _Splits]:
     made = _Splits(
         box_K, gain_K, rows_K, start_K, left_3K[axis_K, each], right_3K[axis_K, each], each
     )
-    return box_K, made.take((rows_K > 1).nonzero().squeeze(1))
+    return box_K, made.take((left_3K >= 0).any(dim=0).nonzero().squeeze(1))
 
 
 def tighten(forest: Forest, box_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,12 +179,12 @@ def _spread(forest: Forest, box_3K: Tensor) -> Tensor:
     return forest.spread_of(box_3K.reshape(-1)).reshape(box_3K.shape)
 
 
-def _apply(forest: Forest, box_K: Tensor, taken: list[_Splits]) -> Tensor:
+def _apply(forest: Forest, box_K: Tensor, taken: list[_Splits]) -> Spent:
     """Each split box gives way to its halves."""
     if not taken:
-        return box_K
+        return Spent(box_K, box_K[:0])
     split = torch.cat([part.box for part in taken])
     halves = [side for part in taken for side in (part.left, part.right)]
     tight, _ = _splits(forest, torch.cat(halves))
     boxes = torch.cat([box_K, tight])
-    return boxes[~torch.isin(boxes, split)]
+    return Spent(boxes[~torch.isin(boxes, split)], split)

@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress.base import About, Merge, QueryAware, row_extra
-from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.compress.base import About, Merge, QueryAware, Stream, row_extra
+from vidcomp.compress.merge._partition_stream import Moments, PartitionStream
+from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.functional.geometry import first_t, local_positions
 from vidcomp.functional.merge import float_rows, merge
 from vidcomp.functional.partition import Patches, Rules, least_tokens, partition
@@ -34,12 +35,14 @@ class Partition(QueryAware, Merge):
     """
 
     about: ClassVar[About] = About(cost="7 N D + 200 N")
+    streaming: ClassVar[bool] = True
 
     weight: Literal["none", "saliency", "query"] = "none"
     """What makes the distance of a patch from its token count more.  ``saliency``:
     ``extras["saliency"] ** sharpness``, negative ones as 0.  ``query``: ``exp(sharpness * z)``,
     where z is the largest cosine of the token with a row of the query, in standard deviations from
-    its mean over the video, within -3 to 3.  Tokens are plain means all the same."""
+    its mean over the video, within -3 to 3 (a stream knows the mean so far).  Tokens are plain
+    means all the same."""
     sharpness: float = Field(1.0, ge=0, le=20)
     """How much ``weight`` counts; at 0 all patches weigh the same."""
     time_price: float = Field(1.0, gt=0, le=1e6)
@@ -72,12 +75,12 @@ class Partition(QueryAware, Merge):
             ConfigError: no query was bound.
             ShapeError: no saliency, or a query of another width.
         """
-        self._patches(video, budget)
+        self._checked(video, budget)
         return budget
 
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
         """[N] int64 box of each row."""
-        return partition([self._patches(video, budget)], [budget], self._rules)[0]
+        return partition([self._checked(video, budget)], [budget], self._rules)[0]
 
     def many(self, batch: TokenBatch, budgets: Sequence[int]) -> TokenBatch:
         """Every video of a batch to its own budget, side by side.
@@ -95,7 +98,7 @@ class Partition(QueryAware, Merge):
             some = [todo.pop(0)]
             while todo and sum(len(videos[b]) for b in (*some, todo[0])) <= _TOGETHER:
                 some.append(todo.pop(0))
-            patches = [self._patches(videos[b], budgets[b]) for b in some]
+            patches = [self._patches(videos[b], Moments()) for b in some]
             found = partition(patches, [budgets[b] for b in some], self._rules)
             for b, group_N in zip(some, found, strict=True):
                 videos[b] = merge(videos[b], group_N)
@@ -105,14 +108,20 @@ class Partition(QueryAware, Merge):
     def _rules(self) -> Rules:
         return Rules(self.segment_frames, self.time_price, self.min_tokens_per_frame)
 
-    def _patches(self, video: VideoTokens, budget: int) -> Patches:
-        x_ND = float_rows("tokens", video.tokens).detach()
-        weight_N = wide(video.mass) * self._importance(video)
-        limits = video.mass.new_tensor(video.grid) - 1
-        place_N3 = (local_positions(video) + 0.5).floor().clamp(min=0).minimum(limits).long()
-        t, h, w = place_N3.unbind(1)
-        cell_N = (t * video.grid.h + h) * video.grid.w + w
-        patches = Patches(x_ND, weight_N, cell_N, video.grid, self._starts(video, t))
+    def _stream(self, budget: int, grid_hw: tuple[int, int], provenance: bool) -> Stream:
+        if self.cut_below is not None or self.cuts or self.min_tokens_per_frame > 1:
+            raise ConfigError(
+                f"{self.name!r} has no online form with cut_below, cuts or min_tokens_per_frame: "
+                f"leave them out, or collect the chunks with VideoTokens.cat and call it"
+            )
+        if self.weight == "query":
+            _ = self.query  # or say that there is none
+        return PartitionStream(
+            self.name, budget, grid_hw, self._rules, self._patches, provenance=provenance
+        )
+
+    def _checked(self, video: VideoTokens, budget: int) -> Patches:
+        patches = self._patches(video, Moments())
         if self.min_tokens_per_frame > 1 and (least := least_tokens(patches, self._rules)) > budget:
             raise BudgetError(
                 f"'partition' with min_tokens_per_frame={self.min_tokens_per_frame} makes at least "
@@ -121,7 +130,17 @@ class Partition(QueryAware, Merge):
             )
         return patches
 
-    def _importance(self, video: VideoTokens) -> Tensor:
+    def _patches(self, video: VideoTokens, seen: Moments) -> Patches:
+        """Where tokens lie and what they weigh; ``seen`` is of the frames before, and goes on."""
+        x_ND = float_rows("tokens", video.tokens).detach()
+        weight_N = wide(video.mass) * self._importance(video, seen)
+        limits = video.mass.new_tensor(video.grid) - 1
+        place_N3 = (local_positions(video) + 0.5).floor().clamp(min=0).minimum(limits).long()
+        t, h, w = place_N3.unbind(1)
+        cell_N = (t * video.grid.h + h) * video.grid.w + w
+        return Patches(x_ND, weight_N, cell_N, video.grid, self._starts(video, t))
+
+    def _importance(self, video: VideoTokens, seen: Moments) -> Tensor:
         """[N] wide, not negative."""
         if self.weight == "none":
             return torch.ones_like(wide(video.mass))
@@ -133,10 +152,9 @@ class Partition(QueryAware, Merge):
                     f"average the other axes"
                 )
             return wide(saliency_N.detach()).clamp(min=0) ** self.sharpness
-        cosine_N, mass_N = self._similarity(video), wide(video.mass)
-        mean = (cosine_N * mass_N).sum() / mass_N.sum()
-        spread = ((cosine_N - mean).square() * mass_N).sum().div(mass_N.sum()).sqrt()
-        z_N = (cosine_N - mean) / torch.where(spread > 0, spread, 1)
+        cosine_N = self._similarity(video)
+        mean, deviation = seen.take(cosine_N, wide(video.mass))
+        z_N = (cosine_N - mean) / (deviation or 1.0)
         return (self.sharpness * z_N.clamp(-3, 3)).exp()
 
     def _similarity(self, video: VideoTokens) -> Tensor:
