@@ -114,7 +114,7 @@ def unique_slowly(x, shares, groups, max_gap, fill):
     for group, share in enumerate(shares):
         rows = [r for r, g in enumerate(groups) if g == group]
         alike = {(a, b): cosine_slowly(x[a].tolist(), x[b].tolist()) for a in rows for b in rows}
-        mean = {a: sum(alike[a, b] for b in rows) / len(rows) for a in rows}
+        mean = {a: round(sum(alike[a, b] for b in rows) / len(rows), 6) for a in rows}
         near = {a: [b for b in rows if a == b or 1 - alike[a, b] < max_gap] for a in rows}
         kept, passed = [], []
         for row in sorted(rows, key=lambda r: (mean[r], r)):

@@ -109,7 +109,7 @@ def _visit(
     cosine_Bnn = (unit_BnD @ unit_BnD.mT).float()
     mean_Bn = cosine_Bnn.double().mul_(valid_Bn[:, None]).sum(dim=2) / valid_Bn.sum(1, keepdim=True)
     mean_Bn = mean_Bn.float().masked_fill(~valid_Bn, torch.inf)
-    near_Bnn = (1 - cosine_Bnn < max_gap) & valid_Bn[:, None]
+    near_Bnn = (1 - cosine_Bnn < max_gap) & valid_Bn[:, None] & valid_Bn[:, :, None]
     near_Bnn.diagonal(dim1=1, dim2=2).copy_(valid_Bn)
     visited_Bn = mean_Bn.argsort(dim=1, stable=True)
     passed_Bn = torch.zeros_like(valid_Bn)
