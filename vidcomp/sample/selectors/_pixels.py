@@ -138,8 +138,10 @@ class PixelStream(SelectorStream):
         for _ in range(_PASSES):
             middle = (low + high) / 2
             change, _ = self._changes(pictures_TCHW, cell, middle)
-            few = int(((change > middle) & valid_Shw).sum()) <= wanted
-            low, high = (low, middle) if few else (middle, high)
+            excess = int(((change > middle) & valid_Shw).sum()) - wanted
+            low, high = (low, middle) if excess <= 0 else (middle, high)
+            if not excess:
+                break
         change, last = self._changes(pictures_TCHW, cell, high)
         return torch.where(change > high, change + largest, change), last
 
