@@ -141,7 +141,7 @@ VARIANTS = {
         {"weight": "saliency"},
         {"weight": "query", "sharpness": 2.0},
         {"segment_frames": 2},
-        {"time_price": 3.0},
+        {"time_price": 3.0, "segment_frames": 8},
         {"time_price": 0.2, "segment_frames": 3},
         {"cut_below": 0.5, "cuts": (1, 4)},
         {"min_tokens_per_frame": 3},

@@ -75,10 +75,29 @@ def distinct_first_slowly(x, score, k, max_cosine):
     return picked
 
 
+def seeds_slowly(unit, weight, k):
+    """Rows: a fifth evenly spaced, further fifths by steps of the weighted distance to those."""
+    unit, n = unit.double(), len(unit)
+    share = math.ceil(k / 5)
+    seeds = [(2 * c + 1) * n // (2 * share) for c in range(share)]
+    while len(seeds) < k:
+        distance = [min(float(1 - unit[i] @ unit[s]) for s in seeds) for i in range(n)]
+        far = [float(weight[i]) * d if d > 1e-6 else 0.0 for i, d in enumerate(distance)]
+        count, new, total = min(share, k - len(seeds)), set(), 0.0
+        for i in range(n):
+            total += far[i]
+            if any(total - far[i] < (j + 0.5) / count * sum(far) <= total for j in range(count)):
+                new.add(i)
+        if not new:
+            break
+        seeds += sorted(new)
+    return seeds
+
+
 def kmeans_slowly(unit, weight, k, rounds):
     """Groups of rows; one without rows takes the row that fits its own group worst."""
     unit, n = unit.double(), len(unit)
-    centres = [unit[(2 * c + 1) * n // (2 * k)] for c in range(k)]
+    centres = [unit[i] for i in seeds_slowly(unit, weight, k)]
     group = None
     for turn in range(rounds):
         if turn:
@@ -88,7 +107,9 @@ def kmeans_slowly(unit, weight, k, rounds):
             ]
             centres = [s / s.norm() if s.norm() > 0 else s for s in sums]
         product = [[float(torch.dot(unit[i], c)) for c in centres] for i in range(n)]
-        group = [max(range(k), key=lambda c: (round(product[i][c], 7), -c)) for i in range(n)]
+        group = [
+            max(range(len(centres)), key=lambda c: (round(product[i][c], 7), -c)) for i in range(n)
+        ]
         fit = [product[i][group[i]] for i in range(n)]
         for c in range(k):
             if c in group:

@@ -1,8 +1,8 @@
 """Groups around mean directions: spherical k-means with an exact number of groups.
 
 Concept Decompositions for Large Sparse Text Data using Clustering (Dhillon and Modha, 2001).  It
-begins with evenly spaced rows, draws no random number, and no group is ever empty: one that would
-be takes the row that fits its own group worst.
+draws no random number, and no group is ever empty: one that would be takes the row that fits its
+own group worst.
 
 Products that decide are added up in float64 where there is one and rounded to float32; ties go to
 the lower group.
@@ -28,6 +28,8 @@ _BLOCK = 1 << 22
 """Products, or numbers of rows in the wide type, that are held at a time (32 MiB)."""
 _UNSURE = 1e-4
 """Difference of two products below which float32 does not tell which one is larger."""
+_SHARES = 5
+"""Parts in which seeds are chosen."""
 _SAMPLE = 256
 """Rows a coarse group that the coarse groups are found from."""
 
@@ -50,11 +52,11 @@ def spherical_kmeans(unit_ND: Tensor, weight_N: Tensor, k: int, rounds: int) -> 
         raise BudgetError(
             f"{len(unit_ND)} rows make 1 to {len(unit_ND)} groups, got {k}: change the number"
         )
-    centre_KD = wide(unit_ND[evenly_spaced(len(unit_ND), k, unit_ND.device)])
-    group_N = _assign(unit_ND, centre_KD)
+    centre_KD = wide(unit_ND[_seeds(unit_ND, weight_N, k)])
+    group_N = _assign(unit_ND, centre_KD, k)
     for _ in range(rounds - 1):
         centre_KD = unit(group_sum(unit_ND, group_N, k, weight_N))
-        before_N, group_N = group_N, _assign(unit_ND, centre_KD)
+        before_N, group_N = group_N, _assign(unit_ND, centre_KD, k)
         if torch.equal(before_N, group_N):
             break
     return group_N
@@ -114,12 +116,33 @@ def _coarse(
     return group_N, wide(weight_N) * (1 - best_N).clamp(min=0)
 
 
-def _assign(unit_ND: Tensor, centre_KD: Tensor) -> Tensor:
+def _seeds(unit_ND: Tensor, weight_N: Tensor, k: int) -> Tensor:
+    """[at most K, but nearly] int64 different rows, more of them where rows are unlike the others.
+
+    A first share is evenly spaced, each further one takes even steps of the sum over the rows of
+    weight times distance to the seeds so far (k-means||, Bahmani et al., 2012, without the dice).
+    """
+    seeds = evenly_spaced(len(unit_ND), -(-k // _SHARES), unit_ND.device)
+    new, best_N = seeds, torch.full_like(weight_N, -1)
+    while len(seeds) < k and len(new):
+        centre_KD = wide(unit_ND[new])
+        best_N = torch.maximum(best_N, _products(unit_ND, centre_KD, _best(unit_ND, centre_KD)))
+        far_N = wide(weight_N) * (1 - best_N).masked_fill_(1 - best_N < _UNSURE / 100, 0)
+        sum_N = far_N.cumsum(0)
+        count = min(-(-k // _SHARES), k - len(seeds))
+        step = (torch.arange(count, device=seeds.device) + 0.5) / count * sum_N[-1]
+        new = torch.searchsorted(sum_N, step).clamp(max=len(sum_N) - 1)
+        new = torch.unique(new[far_N[new] > 0])  # none if every row is like a seed
+        seeds = torch.cat([seeds, new])
+    return seeds
+
+
+def _assign(unit_ND: Tensor, centre_KD: Tensor, k: int) -> Tensor:
     """[N] int64 group with the largest product, none empty."""
     group_N = _best(unit_ND, centre_KD)
-    if bool((torch.bincount(group_N, minlength=len(centre_KD)) > 0).all()):
+    if bool((torch.bincount(group_N, minlength=k) > 0).all()):
         return group_N
-    return _without_empty(_products(unit_ND, centre_KD, group_N), group_N, len(centre_KD))
+    return _without_empty(_products(unit_ND, centre_KD, group_N), group_N, k)
 
 
 def _best(unit_ND: Tensor, centre_KD: Tensor) -> Tensor:
