@@ -1,10 +1,10 @@
 """Where to cut quadtrees, and what to link in time, so that a given number of groups is left.
 
 One threshold c rules both: a node stays whole if its cosine with each child is at least c, and
-leaves of neighbouring pictures are linked if theirs is at least (4 c c - 1) / 3, which is how alike
-four children of equal length are to each other if their mean has a cosine of c with them.  It falls
-until the number of groups is within reach; the weakest links, or parts of the last node, are then
-let go one by one.
+a leaf is linked to the most similar one of the picture before if theirs is at least
+(4 c c - 1) / 3, which is how alike four children of equal length are to each other if their mean
+has a cosine of c with them.  It falls until the number of groups is within reach; the weakest
+links, or parts of the last node, are then let go one by one.
 
 Legend: N tokens, M nodes, E links, I inner nodes by falling score.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vidcomp.functional.components import connected_components, spanning_forest
+from vidcomp.functional.components import connected_components
 from vidcomp.functional.quadtree import (
     NodeRows,
     Quadtree,
@@ -35,7 +35,8 @@ class _State(NamedTuple):
     """[M] from ``covering_nodes``."""
     leaves: int
     links: Tensor
-    """[E, 2] nodes, the most similar first, none that closes a circle."""
+    """[E, 2] nodes, the most similar first; none closes a circle, as each leaf has one at most that
+    goes back in time."""
 
 
 def cut_to(tree: Quadtree, rows: NodeRows, num_groups: int) -> Tensor:
@@ -114,10 +115,15 @@ def _state(tree: Quadtree, rows: NodeRows, kept: Tensor, floor: float) -> _State
         return _State(cover_M, leaves, tree.parent.new_zeros(0, 2))
     link_E2 = links_in_time(tree, cover_M)
     similar_E = alike(rows, link_E2[:, 0], link_E2[:, 1])
-    strong_E = similar_E >= floor
-    link_E2, similar_E = link_E2[strong_E], similar_E[strong_E]
-    forest = spanning_forest(link_E2, similar_E, len(cover_M))
-    return _State(cover_M, leaves, link_E2[forest])
+    order_E = similar_E.argsort(descending=True, stable=True)
+    order_E = order_E[similar_E[order_E] >= floor]
+    # Ties go to the lower nodes, by which the links are sorted.
+    later_E = link_E2.gather(1, tree.frame[link_E2].argmax(dim=1, keepdim=True)).squeeze(1)
+    rank_M = torch.full_like(cover_M, len(link_E2))
+    rank_E = torch.arange(len(order_E), device=order_E.device)
+    rank_M.scatter_reduce_(0, later_E[order_E], rank_E, "amin")
+    best_E = order_E[rank_M[later_E[order_E]] == rank_E]
+    return _State(cover_M, leaves, link_E2[best_E])
 
 
 def _groups(state: _State) -> int:
