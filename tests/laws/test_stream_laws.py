@@ -196,15 +196,16 @@ def test_looking_changes_nothing(stage, cut_video, budget):
 @every_stage
 def test_memory_does_not_grow_with_the_video(stage):
     stream, sizes = stage.stream(40, (2, 4)), []
-    for t in range(160):
+    for t in range(320):
         video = make_video(Grid(1, 2, 4), dim=16, seed=t, first_t=t)
         stream.update(VideoTokens(**{**fields(video), "tokens": video.tokens.requires_grad_()}))
-        with contextlib.suppress(BudgetError):  # which an exact stage never raises here
-            stream.result()
+        if t % 16 == 0:  # looking leaves nothing behind
+            with contextlib.suppress(BudgetError):  # which an exact stage never raises here
+                stream.result()
         file = io.BytesIO()
         pickle.dump(stream, file)
         sizes.append(file.tell())
-    assert max(sizes[80:]) <= 1.05 * max(sizes[40:80]) + 512
+    assert max(sizes[160:]) <= 1.05 * max(sizes[80:160]) + 512
 
 
 @every_stage
