@@ -51,7 +51,7 @@ def partition(
     cells = [Cells.of(video) for video in videos]
     forest = build_forest(videos, cells, rules)
     best = find_prices(forest.plans, forest.spread(), budgets, rules.time_price)
-    chosen, _ = forest.choose([plan.price for plan in best])
+    chosen, _ = forest.choose(torch.tensor([[plan.price] for plan in best], dtype=torch.float64))
     groups = []
     for video, found, box_K, k in zip(videos, cells, chosen, budgets, strict=True):
         box_K = spend(forest, box_K, k - len(box_K)).boxes

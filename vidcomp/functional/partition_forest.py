@@ -9,7 +9,6 @@ Boxes of all groups have one global number: that of the group's first, plus box 
 Legend: X boxes, B grids side by side, S segments, V videos, P prices, K some boxes, D features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -109,23 +108,29 @@ class Forest:
             for row in zip(price_VP.tolist(), *totals.tolist(), strict=True)
         ]
 
-    def choose(self, price_V: Sequence[float]) -> tuple[list[Tensor], Tensor]:
-        """What each video is divided into at its price.
+    def choose(self, price_VP: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each video is divided into at each of its prices.
 
         Returns:
-            [K] global numbers of the boxes that are one token, for each video; and of all boxes on
-            the way to them, with them.
+            [K] global numbers of the boxes that are one token, V P times; and of all boxes on the
+            way to them, with them.
         """
-        price_V1 = torch.tensor(price_V, dtype=torch.float64)[:, None]
+        num_prices = price_VP.shape[1]
         segments: list[Cheapest] = []
-        choices = []
-        for layer in self.layers:
-            choice_XB = torch.zeros_like(layer.group.spread, dtype=torch.int8)
-            found = self._cheapest(layer, price_V1, segments, choice_XB)
+        choices, tops, owners = [], [], []
+        for i, layer in enumerate(self.layers):
+            shape = (*layer.group.spread.shape, num_prices)
+            choice = torch.zeros(shape, dtype=torch.int8, device=self.device)
+            found = self._cheapest(layer, price_VP, segments, choice)
+            choices.append(choice.reshape(-1, num_prices))
             if layer.segments is None:
                 segments.append(found)
-            choices.append(choice_XB.reshape(-1))
-        return self._leaves(torch.cat(choices))
+                continue
+            tops.append(self._tops(i).repeat_interleave(num_prices))
+            owner = layer.video[:, None] * num_prices + torch.arange(num_prices)
+            owners.append(owner.reshape(-1).to(self.device))
+        box_K, owner_K = torch.cat(tops), torch.cat(owners)
+        return self._leaves(torch.cat(choices), box_K, owner_K, price_VP.numel())
 
     def halves(self, box_K: Tensor) -> tuple[Tensor, Tensor]:
         """[3, K] global numbers of both halves by a split along t, h, w; -1 where there is none."""
@@ -177,7 +182,7 @@ class Forest:
         layer: Layer,
         price_VP: Tensor,
         segments: list[Cheapest],
-        choice_XB: Tensor | None = None,
+        choice_XBP: Tensor | None = None,
     ) -> Cheapest:
         """[B, P] each, of whole grids."""
         spread = layer.group.spread
@@ -195,32 +200,31 @@ class Forest:
             some = slice(b, b + step)
             group = Group(layer.group.boxes, *(part[:, some] for part in layer.group[1:]))
             leaves = below and Cheapest(*(part[:, some] for part in below))
-            choice = None if choice_XB is None else choice_XB[:, some]
+            choice = None if choice_XBP is None else choice_XBP[:, some]
             found = cheapest(group, price_BP[some], self.time_price, leaves, choice)
             parts.append([part[len(spread) - 1] for part in found])
         return Cheapest(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _leaves(self, choice: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Follow the choices from the largest boxes down."""
-        tops = [self._tops(i) for i, layer in enumerate(self.layers) if layer.segments is not None]
-        video = [layer.video for layer in self.layers if layer.segments is not None]
-        box_K, video_K = torch.cat(tops), torch.cat(video).to(self.device)
-        found, way = [], []
+    def _leaves(
+        self, choice: Tensor, box_K: Tensor, owner_K: Tensor, num_owners: int
+    ) -> tuple[list[Tensor], Tensor]:
+        """Follow the choices from the largest boxes down; an owner is a video and a price."""
+        found, way, num_prices = [], [], choice.shape[1]
         while len(box_K):
             filled = self.rows_of(box_K) > 0
-            box_K, video_K = box_K[filled], video_K[filled]
+            box_K, owner_K = box_K[filled], owner_K[filled]
             way.append(box_K)
-            axis_K = choice[box_K].long()
+            axis_K = choice[box_K, owner_K % num_prices].long()
             done = axis_K == 0
-            found.append((box_K[done], video_K[done]))
-            box_K, video_K, axis_K = box_K[~done], video_K[~done], axis_K[~done] - 1
-            halves = (
-                half[axis_K, torch.arange(len(box_K), device=self.device)]
-                for half in self.halves(box_K)
-            )
-            box_K, video_K = torch.cat(list(halves)), video_K.repeat(2)
-        box_K, video_K = (torch.cat(part) for part in zip(*found, strict=True))
-        return [box_K[video_K == v] for v in range(self.num_videos)], torch.cat(way)
+            found.append((box_K[done], owner_K[done]))
+            box_K, owner_K, axis_K = box_K[~done], owner_K[~done], axis_K[~done] - 1
+            each = torch.arange(len(box_K), device=self.device)
+            left, right = (half[axis_K, each] for half in self.halves(box_K))
+            box_K, owner_K = torch.cat([left, right]), owner_K.repeat(2)
+        box_K, owner_K = (torch.cat(part) for part in zip(*found, strict=True))
+        order = owner_K.argsort(stable=True)
+        sizes = torch.bincount(owner_K, minlength=num_owners).tolist()
+        return list(torch.split(box_K[order], sizes)), torch.cat(way)
 
     def _tops(self, i: int) -> Tensor:
         """[B] global numbers of the largest boxes of a layer."""

@@ -32,6 +32,9 @@ __all__ = ["Kept", "KeptBoxes"]
 _PER_OCTAVE = 2
 """Prices of the scale between one price and its double."""
 
+_TOGETHER = 8
+"""Prices that are worked on at a time."""
+
 
 class Kept(NamedTuple):
     """Boxes in no particular order."""
@@ -109,7 +112,7 @@ class KeptBoxes:
         """The tokens of the best partition, as many as the budget, and the [K, 3, 2] boxes."""
         boxes, forest, order = self._forest()
         plan = find_prices(forest.plans, forest.spread(), [self._budget], self._rules.time_price)[0]
-        (box_K,), _ = forest.choose([plan.price])
+        (box_K,), _ = forest.choose(_prices([plan.price]))
         box_K = order[spend(forest, box_K, self._budget - len(box_K)).boxes]
         if len(box_K) < self._budget:
             box_K, _ = _coarsest(boxes, order, self._budget)
@@ -122,16 +125,17 @@ class KeptBoxes:
         finest = find_prices(forest.plans, [spread], [most], time_price)[0].price
         parts, ways = [], []
         if finest >= floor:
-            (box_K,), way = forest.choose([finest])
+            (box_K,), way = forest.choose(_prices([finest]))
             fine = spend(forest, box_K, most - len(box_K))
             parts, ways = [fine.boxes], [way, *fine]
-        lowest = max(finest, floor, spread / total * 1e-6)
-        step = math.ceil(math.log2(lowest) * _PER_OCTAVE) if lowest > 0 else 0
+        lowest = max(finest, floor, spread / total * 1e-6) or 1.0
+        step = math.ceil(math.log2(lowest) * _PER_OCTAVE)
         while not parts or len(parts[-1]) > 1:
-            (box_K,), way = forest.choose([2.0 ** (step / _PER_OCTAVE)])
-            parts.append(box_K)
+            scale = [2.0 ** ((step + i) / _PER_OCTAVE) for i in range(_TOGETHER)]
+            found, way = forest.choose(_prices(scale))
+            parts += found
             ways.append(way)
-            step += 1
+            step += _TOGETHER
         return parts, torch.cat(ways), finest
 
     def _tidy(self) -> None:
@@ -217,6 +221,10 @@ class KeptBoxes:
             box_K = torch.cat([boxes.left[axis, box_K], boxes.right[axis, box_K]])
             group_K = group_K.repeat(2)
         return merge_in_order(self._rows().select(torch.cat(rows)), torch.cat(groups))
+
+
+def _prices(prices: list[float]) -> Tensor:
+    return torch.tensor([prices], dtype=torch.float64)
 
 
 def _stack(rows: VideoTokens, more: VideoTokens) -> VideoTokens:

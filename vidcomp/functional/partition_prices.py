@@ -60,7 +60,7 @@ def cheapest(
     price_BP: Tensor,
     time_price: float,
     leaves: Cheapest | None = None,
-    choice_XB: Tensor | None = None,
+    choice_XBP: Tensor | None = None,
 ) -> Cheapest:
     """The cheapest partition of every box at every price; ties to fewer tokens, then to t, h, w.
 
@@ -69,8 +69,8 @@ def cheapest(
         price_BP: [B, P] wide, price of a token.
         time_price: what a split along time costs in units of one along height or width.
         leaves: what stands in for boxes of the lowest level, if they are divided further.
-        choice_XB: [X, B] int8; if given, it is set to 0 where a box is one token, else to 1, 2, 3
-            for a split along t, h, w, at the first price.
+        choice_XBP: [X, B, P] int8; if given, it is set to 0 where a box is one token, else to 1,
+            2, 3 for a split along t, h, w.
     """
     boxes, (num, *shape) = group.boxes, (len(group.spread), *price_BP.shape)
     cost = price_BP.new_full((num + 1, *shape), torch.inf)
@@ -99,8 +99,8 @@ def cheapest(
             if paid is not tokens:
                 more = both * (time_price - 1) if axis == 0 else 0
                 best[2] = torch.where(better, paid[left] + paid[right] + more, best[2])
-            if choice_XB is not None:
-                choice_XB[a:b].masked_fill_(better[..., 0], axis + 1)
+            if choice_XBP is not None:
+                choice_XBP[a:b].masked_fill_(better, axis + 1)
         cost[a:b], tokens[a:b] = best[:2]
         if paid is not tokens:
             paid[a:b] = best[2]
