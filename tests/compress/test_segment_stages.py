@@ -61,7 +61,8 @@ def assert_close(ours, theirs):
 @given(st.integers(2, 11), seeds, st.floats(0, 1))
 @few
 def test_dycoke_as_published(num_frames, seed, drop):
-    x, _ = drifting(num_frames, 7, 5, seed)
+    # Far apart: places that hardly change have no order that rounding would not decide.
+    x = torch.randn(num_frames, 7, 5, generator=torch.Generator().manual_seed(seed))
     video, expected = video_of(x), slow_dycoke(x, drop)
     if len(expected) < len(video):
         out = make("dycoke", mode="published", drop=drop)(video, len(video) - 1)

@@ -94,7 +94,7 @@ def slow_dycoke(frames, drop):
     def thinned(frame, reference):
         n = len(frames[frame])
         alike = [cosine(frames[frame][i], frames[reference][i]) for i in range(n)]
-        return sorted(range(n), key=lambda i: (round(alike[i], 6), i))[: int((1 - drop) * n)]
+        return sorted(range(n), key=lambda i: (alike[i], i))[: int((1 - drop) * n)]
 
     for first in range(0, num_frames - 1, 2):
         kept[first] = list(range(len(frames[first])))
