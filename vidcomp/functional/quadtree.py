@@ -54,7 +54,7 @@ class NodeRows(NamedTuple):
     tokens: Tensor
     """[N, D] as they are."""
     means: Tensor
-    """[M - N, D] float32 means of the nodes above."""
+    """[M - N, D] means of the nodes above, float32 (float64 for float64)."""
     scale: Tensor
     """[M, heads] what brings a part of a row to length 1; 0 for parts that are zero."""
 
@@ -178,7 +178,7 @@ def node_rows(
         parent = tree.parent[low:high] - high
         weight = torch.ones_like(mass) if equal else mass
         share = wide(weight) / group_sum(weight, parent, end - high)[parent]
-        below = real(group_sum(below, parent, end - high, share))
+        below = group_sum(below, parent, end - high, share, dtype=means[0].dtype)
         mass = group_sum(mass, parent, end - high)
         means.append(below)
     mean_KD = torch.cat(means)

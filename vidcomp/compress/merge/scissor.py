@@ -28,6 +28,8 @@ __all__ = ["Scissor"]
 
 _BLOCK = 1 << 22
 """Numbers that are compared at a time."""
+_LEAST_FIRST = 1024
+"""Components that are compared over all frames at no price worth mentioning."""
 
 
 class _Found(NamedTuple):
@@ -43,9 +45,9 @@ class Scissor(Merge):
 
     Similar tokens of a frame are joined, then the means of what was joined in all frames, and
     every token of the video is merged into the mean that is nearest to it.  Mode ``exact`` makes
-    joins in the order of their similarity, a component fewer with each, until ``first`` times
-    the budget are left in frames and the budget in all; the token nearest to each mean stays with
-    it, so that none is without tokens.
+    joins in the order of their similarity, a component fewer with each, until about ``first``
+    times the budget are left in frames and the budget in all; the token nearest to each mean stays
+    with it, so that none is without tokens.
 
     Mode ``published`` joins whatever is more similar than ``threshold`` and keeps what the
     original does: means that count a joined part as one token however large it is, the mean once
@@ -67,7 +69,8 @@ class Scissor(Merge):
     threshold: float = Field(0.95, ge=-1, le=1)
     """Cosine above which tokens are joined; has no effect in mode ``exact``."""
     first: float = Field(2.0, ge=1)
-    """Components left within frames, as a multiple of the budget; only in mode ``exact``."""
+    """Components left within frames, as a multiple of the budget, but no fewer than 1,024, so that
+    small budgets do not join what differs within a frame; only in mode ``exact``."""
 
     @property
     def exact(self) -> bool:
@@ -105,7 +108,7 @@ class Scissor(Merge):
     def _exact(self, video: VideoTokens, budget: int) -> _Found:
         x_ND, frame_N = float_rows("tokens", video.tokens).detach(), frame_numbers(video)
         n, num_frames = len(video), int(frame_N.max()) + 1
-        left = max(budget, num_frames, min(n, int(self.first * budget)))
+        left = max(budget, num_frames, min(n, max(_LEAST_FIRST, int(self.first * budget))))
         part_N = best_joins(similarity_forest(x_ND, frame_N), n, n - left)
         mean_MD = _means(x_ND, video.mass, part_N)
         component_M = best_joins(similarity_forest(mean_MD), left, left - budget)
