@@ -9,7 +9,7 @@ from clips import moving_square, write_clip
 
 from vidcomp.config import load_recipe
 from vidcomp.functional.resize import Resize
-from vidcomp.registry import ENCODERS, SAMPLERS
+from vidcomp.registry import ENCODERS, SAMPLERS, SELECTORS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sampling.md").read_text()
 
@@ -40,13 +40,21 @@ def test_the_python_examples_run(tmp_path, monkeypatch):
     for block in blocks("python"):
         exec(block, scope)
         counts.append(len(scope["frames"]))
-    assert counts == [4, 2]
+    assert counts == [4, 2, 8]
 
 
 def test_the_yaml_example_is_part_of_a_recipe():
-    (block,) = blocks("yaml")
-    part = yaml.safe_load(block)
+    part = yaml.safe_load(blocks("yaml")[0])
     assert SAMPLERS.parse(part["sample"]).max_frames == 64
     assert ENCODERS.parse(part["encode"]).resize.mode == "letterbox"
     overrides = [f"sample={part['sample']}", f"encode={part['encode']}"]
     assert load_recipe("embedded", overrides).sample.fps == 2.0
+
+
+def test_every_selector_and_all_their_settings_are_described():
+    text = PAGE.partition("## Selectors")[2].partition("\n## ")[0]
+    words = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))
+    fields = {name for s in SELECTORS.names() for name in SELECTORS[s].model_fields}
+    assert words == {*SELECTORS.names(), *fields}
+    part = yaml.safe_load(blocks("yaml")[1])
+    assert load_recipe("embedded", [f"select={part['select']}"]).select.threshold == 2.0
