@@ -94,7 +94,7 @@ def test_the_readme_and_the_changelog_name_everything_there_is(kind):
 def test_the_readme_names_nothing_that_is_not_there():
     known = {name for registry in REGISTRIES.values() for name in registry.names()}
     table = README.split("## What is supported")[1].split("## More")[0]
-    kinds = r"Samplers|Encoders|Compressors|Projectors|Recipes"
+    kinds = r"Samplers|Selectors|Encoders|Compressors|Projectors|Recipes"
     rows = re.findall(rf"^\| (?:{kinds}) \|(.*)\|$", table, flags=re.MULTILINE)
     assert len(rows) == 5
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
