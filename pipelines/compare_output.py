@@ -189,7 +189,7 @@ def _write(done: Comparison, methods: Sequence[Method], out: Path) -> list[Path]
     patches = sum(clip.patches for clip in done.clips) // len(done.clips)
     facts = f"{done.encoder} features, {patches} patch tokens a clip, {done.device}"
     if len(done.clips) > 1:
-        facts += ", means over clips with 95 % intervals"
+        facts += "; means over clips, for the best of a kind with their 95 % interval"
     picture = draw_curves(
         curves_of(done, methods), out / "compare.png", title=f"Compressors on {clips}", facts=facts
     )

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from vidcomp.budget import Budget
-from vidcomp.compress.base import Compressor
+from vidcomp.compress.base import Compressor, QueryAware
 from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.functional.quality import Quality, quality
 from vidcomp.registry import COMPRESSORS
@@ -174,6 +174,8 @@ def try_method(
         video.grid.t if num_frames is None else num_frames,
         video.num_seconds if num_seconds is None else num_seconds,
     )
+    if isinstance(method.stage, QueryAware) and not method.stage.is_bound:
+        return replace(blank, reason="it chooses tokens by a question, and there is none")
     try:
         kept, seconds = timed(lambda: method.stage(video, count), video.tokens.device, runs)
     except VidcompError as error:

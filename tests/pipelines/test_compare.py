@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import make_video
 
 from vidcomp.budget import Budget
-from vidcomp.compress.base import Prune
+from vidcomp.compress.base import Prune, QueryAware
 from vidcomp.config import load_recipe
 from vidcomp.errors import BudgetError, ConfigError, DecodeError
 from vidcomp.functional.quality import quality
@@ -32,7 +32,7 @@ from vidcomp.pipelines.comparison import (
 )
 from vidcomp.pipelines.inputs import expand
 from vidcomp.registry import COMPRESSORS
-from vidcomp.types import Grid
+from vidcomp.types import Grid, QueryFeatures
 
 VIDEO = make_video(Grid(3, 4, 4), extras=False)
 HALF = Budget(retention=0.5)
@@ -156,6 +156,19 @@ def test_what_cannot_run_is_a_reason(monkeypatch, ranked):
     monkeypatch.setattr(Ranked, "keep", bug)
     with pytest.raises(ZeroDivisionError):
         try_method(Method(label="x", stage=ranked()), VIDEO, HALF)
+
+
+def test_a_method_that_wants_a_question_is_left_out_until_it_has_one():
+    class Asked(QueryAware):
+        kind = "prune"
+
+        def reduce(self, video, budget):
+            return video.select(torch.arange(budget))
+
+    trial = try_method(Method(label="x", stage=Asked()), VIDEO, HALF)
+    assert trial.reason == "it chooses tokens by a question, and there is none"
+    bound = Asked().bind(QueryFeatures(embedding=torch.ones(1, 6)))
+    assert try_method(Method(label="x", stage=bound), VIDEO, HALF).tokens == 24
 
 
 def test_long_calls_are_not_repeated(monkeypatch):

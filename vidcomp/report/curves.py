@@ -26,12 +26,18 @@ _INK, _GREY, _PALE = "#18181c", "#77777f", "#d0d0d5"
 _COLOURS = ("#1f6fd6", "#d6452b", "#12906a", "#9445c4", "#b87900", "#0e8fa8")
 """Of the curves that a panel names, as many as it names."""
 _KINDS = {
-    "prune": ("Prune: rows that stay", "o", "#1f6fd6"),
-    "merge": ("Merge: means of groups", "s", "#d6452b"),
-    "resample": ("Resample: mixed by weights", "^", "#12906a"),
-    "mixed": ("Mixed: dropped and merged", "D", "#9445c4"),
+    "prune": ("o", "#1f6fd6"),
+    "merge": ("s", "#d6452b"),
+    "mixed": ("D", "#9445c4"),
+    "resample": ("^", "#12906a"),
 }
-"""Title, marker and colour of each kind."""
+"""Marker and colour of each kind."""
+_PANELS = {
+    "Prune: rows that stay": ("prune",),
+    "Merge: means of groups (or drop and merge)": ("merge", "mixed"),
+    "Resample: mixed by weights": ("resample",),
+}
+"""Kinds that share a panel."""
 _LEAST = 1e-4
 """Distortions below are drawn here: a logarithm has no zero."""
 
@@ -138,21 +144,28 @@ def _draw(curves: Sequence[Curve], title: str, facts: str) -> "Figure":
 
 def _many_budgets(figure: "Figure", curves: Sequence[Curve]) -> None:
     """Curves of distortion by kind above; coverage, and time against distortion, below."""
-    kinds = [kind for kind in _KINDS if any(curve.kind == kind for curve in curves)]
+    panels = {
+        title: own
+        for title, kinds in _PANELS.items()
+        if (own := [curve for curve in curves if curve.kind in kinds])
+    }
     room = {"left": 0.06, "right": 0.885}
-    top = figure.add_gridspec(1, len(kinds), **room, top=0.88, bottom=0.53, wspace=0.5)
+    top = figure.add_gridspec(1, len(panels), **room, top=0.88, bottom=0.53, wspace=0.5)
     first: Axes | None = None
-    for place, kind in enumerate(kinds):
+    for place, (title, own) in enumerate(panels.items()):
         axes = figure.add_subplot(top[0, place], sharey=first, sharex=first)
         first = first or axes
-        _panel(axes, curves, [curve for curve in curves if curve.kind == kind], "distortion")
-        _dress(axes, _KINDS[kind][0], "tokens kept", "" if place else "relative distortion")
+        _panel(axes, curves, own, "distortion")
+        _dress(axes, title, "tokens kept", "" if place else "relative distortion")
+        axes.tick_params(labelleft=not place)
     ratios = [1, 1.7]
     low = figure.add_gridspec(
         1, 2, **room, top=0.445, bottom=0.06, wspace=0.36, width_ratios=ratios
     )
     axes = figure.add_subplot(low[0, 0])
-    _panel(axes, curves, sorted(curves, key=_uncovered), "coverage")
+    asked = max(len(curve.points) for curve in curves)
+    best = sorted(curves, key=lambda curve: (asked - len(curve.points), _uncovered(curve)))
+    _panel(axes, curves, best, "coverage")
     _dress(axes, "Coverage by tokens of cosine 0.9", "tokens kept", "share of patches")
     _scatter(figure.add_subplot(low[0, 1]), curves, _middle_budget(curves))
 
@@ -162,7 +175,7 @@ def _one_budget(figure: "Figure", curves: Sequence[Curve]) -> None:
     grid = figure.add_gridspec(1, 2, left=0.13, right=0.97, top=0.88, bottom=0.06, wspace=0.16)
     axes = figure.add_subplot(grid[0, 0])
     for row, curve in enumerate(curves):
-        _, marker, colour = _KINDS[curve.kind]
+        marker, colour = _KINDS[curve.kind]
         point = curve.points[0]
         if point.low is not None and point.high is not None:
             axes.plot([_drawn(point.low), _drawn(point.high)], [row, row], color=colour, lw=1.5)
@@ -183,9 +196,9 @@ def _panel(axes: "Axes", curves: Sequence[Curve], best: Sequence[Curve], value: 
     ends = []
     for colour, curve in zip(_COLOURS, best, strict=False):
         x, y = _line(curve, value)
-        if value == "distortion":
+        if value == "distortion" and curve is best[0]:  # those of all would hide each other
             _band(axes, curve, colour)
-        axes.plot(x, y, marker=_KINDS[curve.kind][1], color=colour, lw=1.8, ms=5, zorder=3)
+        axes.plot(x, y, marker=_KINDS[curve.kind][0], color=colour, lw=1.8, ms=5, zorder=3)
         ends.append(Label(curve.name, x[-1], y[-1], colour))
     axes.set_xscale("log")
     if value == "distortion":
@@ -218,10 +231,10 @@ def _scatter(axes: "Axes", curves: Sequence[Curve], budget: str) -> None:
     axes.set_yscale("log")
     axes.margins(0.09)
     for kind in dict.fromkeys(curve.kind for curve in curves):
-        _, marker, colour = _KINDS[kind]
+        marker, colour = _KINDS[kind]
         axes.plot([], [], marker, color=colour, label=kind)
     for i, (curve, _) in enumerate(found):
-        _, marker, colour = _KINDS[curve.kind]
+        marker, colour = _KINDS[curve.kind]
         ahead = i in front
         fill, edge_colour = (colour, colour) if ahead else (_PALE, _GREY)
         axes.plot(x[i], y[i], marker, color=fill, mec=edge_colour, ms=8 if ahead else 6)
