@@ -209,6 +209,11 @@ class QueryAware(Compressor):
         return bound
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it was given a query."""
+        return self._query is not None
+
+    @property
     def query(self) -> QueryFeatures:
         """What the stage was bound to.
 
