@@ -90,8 +90,8 @@ def test_saliency_draws_tokens():
     assert int((out.positions[:, 2] < 2.5).sum()) > 30 > int((plain.positions[:, 2] < 2.5).sum())
     flat = make("partition", weight="saliency", sharpness=0.0)(video, 40)
     assert torch.equal(flat.tokens, plain.tokens)
+    wide = replace(video, extras={"saliency": torch.rand(len(video), 2)})
     with pytest.raises(ShapeError, match="one saliency a token"):
-        wide = replace(video, extras={"saliency": torch.rand(len(video), 2)})
         make("partition", weight="saliency")(wide, 40)
 
 
