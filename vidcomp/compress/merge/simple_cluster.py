@@ -35,7 +35,8 @@ class SimpleCluster(Merge):
 
     From SimpleCluster: features turned by their patch's (t, h, w), for the comparison only, are
     grouped by spherical k-means into exactly as many groups as the budget, each of which becomes
-    the mean of its tokens.
+    the mean of its tokens.  Only directions are compared: where the length of a token matters, as
+    with pixels or ``dct``, other methods lose less.
 
     With more than ``direct`` products of a token and a group, coarse groups come first and each is
     then split alone, so that an hour of video takes minutes instead of days.
