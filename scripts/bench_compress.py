@@ -13,9 +13,14 @@ Linux only: the peak of memory is the kernel's.  Several parts may be given.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Read when torch loads its OpenMP: threads that wait must not take the cores of those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
 from bench_compress_parts.judging import bench_quality
 from bench_compress_parts.scaling import bench_scale
 from bench_compress_parts.timing import bench_time
@@ -48,6 +53,8 @@ def main() -> None:
     parser.add_argument("--trial", action="store_true", help="print, but do not publish")
     options = parser.parse_args()
     options.trial = options.trial or options.quick
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     for part in options.parts:
         PARTS[part](options)
 

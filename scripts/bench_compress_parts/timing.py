@@ -40,10 +40,12 @@ def bench_time(options: argparse.Namespace) -> None:
     labels = [method.label for method in parse_methods(options.methods)]
     timeout_s = options.timeout or 45
     arguments = (grid, 1152, dtype, options.device)
-    outcomes = run_isolated(clock, labels, arguments, timeout_s=timeout_s)
+    threads = 1 if options.device == "cpu" else None
+    outcomes = run_isolated(clock, labels, arguments, timeout_s=timeout_s, threads=threads)
     rows = [_row(outcome, encoder_s) for outcome in outcomes]
     rows.sort(key=lambda row: (row[2] is None, row[2] or 0.0))
     missing = " ".join(f"{o.label}: {o.reason}." for o in outcomes if o.reason)
+    where = "one thread, " if options.device == "cpu" else ""
     one = "frame" if options.device == "cpu" else "of 32 frames"
     header = ("method", "scaling", "s", "% of the encoder", "MiB", "times faster than published")
     publish_table(
@@ -54,7 +56,7 @@ def bench_time(options: argparse.Namespace) -> None:
             header,
             rows,
             f"{grid.t} x {grid.h} x {grid.w} tokens of 1152 features in {_name(dtype)} to 10 %, "
-            f"{torch.get_num_threads()} threads, median of 3 calls (of one that takes more than "
+            f"{where}median of 3 calls (of one that takes more than "
             f"2 s: that one). The encoder has the shape of SigLIP-so400m (384 pixels, patches of "
             f"14) and random weights: {frame_s:.4g} s, measured for one {one}, and multiplied by "
             f"{grid.t}, is {encoder_s:.4g} s. Published: the algorithm transcribed as its authors "
