@@ -17,6 +17,8 @@ __all__ = ["best_match", "cosine", "directions", "paired_cosine", "unit"]
 
 _BLOCK = 1 << 22
 """Similarities that are held at a time."""
+_SMALL_BLOCK = 1 << 17
+"""Numbers of rows that are compared at a time; they stay in the processor's cache."""
 
 
 def unit(x_ND: Tensor) -> Tensor:
@@ -24,11 +26,9 @@ def unit(x_ND: Tensor) -> Tensor:
 
     Safe for values whose squares overflow or underflow.
     """
-    x_ND = wide(x_ND)
-    largest_N1 = x_ND.abs().amax(dim=-1, keepdim=True) if x_ND.shape[-1] else x_ND.new_zeros(1)
-    x_ND = x_ND / torch.where(largest_N1 > 0, largest_N1, 1)
-    norm_N1 = x_ND.norm(dim=-1, keepdim=True)
-    return x_ND / torch.where(norm_N1 > 0, norm_N1, 1)
+    wide_ND = _scaled(x_ND)
+    norm_N1 = wide_ND.norm(dim=-1, keepdim=True)
+    return wide_ND / torch.where(norm_N1 > 0, norm_N1, 1)
 
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
@@ -43,7 +43,10 @@ def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
         x_ND: [..., D] any float type.
         y_ND: [..., D] of the same shape.
     """
-    return (directions(x_ND) * directions(y_ND)).sum(dim=-1).float()
+    dim = x_ND.shape[-1]
+    rows = max(1, (_BLOCK if x_ND.is_cuda else _SMALL_BLOCK) // max(1, dim))
+    pairs = zip(*(torch.split(v.reshape(-1, dim), rows) for v in (x_ND, y_ND)), strict=True)
+    return torch.cat([_paired(x, y) for x, y in pairs]).reshape(x_ND.shape[:-1])
 
 
 def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,3 +87,20 @@ def directions(x_ND: Tensor) -> Tensor:
     unit_ND = unit(x_ND)
     is_zero_N1 = (x_ND == 0).all(dim=-1, keepdim=True)
     return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)
+
+
+def _paired(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    x_ND, y_ND = _scaled(x_ND), _scaled(y_ND)
+    x_N, y_N = x_ND.norm(dim=-1), y_ND.norm(dim=-1)
+    length_N = x_N * y_N
+    cosine_N = (x_ND * y_ND).sum(dim=-1) / torch.where(length_N > 0, length_N, 1)
+    return torch.where((x_N == 0) & (y_N == 0), 1, cosine_N).float()
+
+
+def _scaled(x_ND: Tensor) -> Tensor:
+    """Rows in the wide type, at lengths whose squares it can hold."""
+    wide_ND = wide(x_ND)
+    if not x_ND.shape[-1] or (wide_ND.dtype == torch.float64 and x_ND.dtype != torch.float64):
+        return wide_ND  # float64 holds the squares of all narrower types
+    largest_N1 = wide_ND.abs().amax(dim=-1, keepdim=True)
+    return wide_ND / torch.where(largest_N1 > 0, largest_N1, 1)
