@@ -174,7 +174,7 @@ def try_method(
         video.grid.t if num_frames is None else num_frames,
         video.num_seconds if num_seconds is None else num_seconds,
     )
-    if isinstance(method.stage, QueryAware) and not method.stage.is_bound:
+    if isinstance(method.stage, QueryAware) and method.stage.lacks_query:
         return replace(blank, reason="it chooses tokens by a question, and there is none")
     try:
         kept, seconds = timed(lambda: method.stage(video, count), video.tokens.device, runs)

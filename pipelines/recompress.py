@@ -47,7 +47,7 @@ def recompress(
         progress: called after each record.
 
     Raises:
-        ConfigError: other sections would change, which needs decoding.
+        ConfigError: other sections would change, which needs decoding, or a stage needs a question.
         StoreError: one of the caches cannot be used.
     """
     if _place(source) == _place(out):
@@ -56,6 +56,7 @@ def recompress(
     source_recipe = {**cache.manifest.identity, "store": cache.manifest.settings.dump()}
     settings = _sections(source_recipe, recipe, overrides, budget)
     pipeline = Pipeline(stages=settings.compress.stages)
+    pipeline.check_query()
     identity = {
         **cache.manifest.identity,
         "compress": settings.compress.dump(),

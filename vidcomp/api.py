@@ -102,7 +102,7 @@ class Prepared:
 
     recipe: Recipe
     encoder: Encoder
-    pipeline: Compressor | None
+    pipeline: Pipeline | None
     projector: "Projector | None"
 
     @property
@@ -182,7 +182,10 @@ class Prepared:
 
         Raises:
             BudgetError: such a video could not be compressed to the budget.
+            ConfigError: a stage chooses tokens by a question, and a recipe has none.
         """
+        if self.pipeline is not None:
+            self.pipeline.check_query()
         settings, resize = self.recipe.compress, self.encoder.resize
         num_frames = getattr(self.recipe.sample, "num_frames", None)
         if self.pipeline is None or settings is None or num_frames is None:

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import dense_videos, make_video
 
+from vidcomp.compress.base import QueryAware
 from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import CompressSettings, Stage
 from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.registry import COMPRESSORS
-from vidcomp.types import Grid
+from vidcomp.types import Grid, QueryFeatures
 
 make = COMPRESSORS.make
 
@@ -72,8 +73,11 @@ def test_plans_are_right_where_stages_must_be_run(stages):
 
 def test_one_stage_alone_is_that_stage():
     video = make_video(Grid(4, 6, 6))
+    query = QueryFeatures(embedding=torch.ones(1, video.tokens.shape[1]))
     for name in COMPRESSORS.names():
-        a, b = Pipeline((Stage(make(name)),))(video, 70), make(name)(video, 70)
+        stage = make(name)
+        stage = stage.bind(query) if isinstance(stage, QueryAware) else stage
+        a, b = Pipeline((Stage(make(name)),)).bind(query)(video, 70), stage(video, 70)
         assert torch.equal(a.tokens, b.tokens)
         assert Pipeline((make(name),)) == Pipeline(stages=(Stage(name),))
 
@@ -109,3 +113,21 @@ def test_provenance_goes_through_all_stages():
     torch.testing.assert_close(
         out.weights.to_dense() @ video.positions, out.positions, atol=1e-5, rtol=0
     )
+
+
+def test_a_question_reaches_the_stages_that_need_it():
+    video = make_video(Grid(4, 6, 6))
+    query = QueryFeatures(embedding=torch.ones(1, video.tokens.shape[1]))
+    inner = Pipeline((make("cdpruner"),))
+    pipeline = Pipeline((Stage(make("norm_topk"), retention=0.8), Stage(inner)))
+    assert pipeline.lacks_query
+    with pytest.raises(ConfigError, match="was given none: bind it"):
+        pipeline(video, 20)
+    with pytest.raises(ConfigError, match="belongs to no video: use"):
+        pipeline.check_query()
+    bound = pipeline.bind(query)
+    bound.check_query()
+    left = make("norm_topk")(video, int(0.8 * len(video)))
+    assert torch.equal(bound(video, 20).tokens, make("cdpruner").bind(query)(left, 20).tokens)
+    assert pipeline.lacks_query  # a value: the one that was bound is another
+    Pipeline((make("partition"),)).check_query()  # weighs by a question only if told so

@@ -209,9 +209,14 @@ class QueryAware(Compressor):
         return bound
 
     @property
-    def is_bound(self) -> bool:
-        """Whether it was given a query."""
-        return self._query is not None
+    def asks(self) -> bool:
+        """Whether these settings need a query."""
+        return True
+
+    @property
+    def lacks_query(self) -> bool:
+        """Whether it needs a query and was given none."""
+        return self.asks and self._query is None
 
     @property
     def query(self) -> QueryFeatures:

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from vidcomp.budget import Budget
-from vidcomp.compress.base import Compressor, Kind
+from vidcomp.compress.base import Compressor, Kind, QueryAware
 from vidcomp.config import Stage
 from vidcomp.errors import ConfigError
-from vidcomp.types import VideoTokens
+from vidcomp.types import QueryFeatures, VideoTokens
 
 __all__ = ["Pipeline"]
 
@@ -48,6 +48,38 @@ class Pipeline(Compressor):
                 f"retention={last.retention}: leave it out, or make it the budget"
             )
         return self
+
+    def bind(self, query: QueryFeatures) -> "Pipeline":
+        """The same stages; those that choose by a question know it."""
+        return Pipeline(
+            [
+                Stage(
+                    member.bind(query) if isinstance(member, QueryAware | Pipeline) else member,
+                    retention=retention,
+                )
+                for member, retention in self._members()
+            ]
+        )
+
+    @property
+    def lacks_query(self) -> bool:
+        """Whether a stage needs a query and was given none."""
+        return any(
+            isinstance(member, QueryAware | Pipeline) and member.lacks_query
+            for member, _ in self._members()
+        )
+
+    def check_query(self) -> None:
+        """Refuse stages that nobody can ask: what is stored must not depend on a question.
+
+        Raises:
+            ConfigError: a stage needs a query and was given none.
+        """
+        if self.lacks_query:
+            raise ConfigError(
+                "a stage of this recipe chooses tokens by a question, which belongs to no video: "
+                "use stages that go without, and choose by the question among what they leave"
+            )
 
     @property
     def exact(self) -> bool:

@@ -39,15 +39,11 @@ def steady_channels(x_ND: Tensor, frame_N: Tensor, count: int) -> Tensor:
         frame_N: [N] int64 frame of each row, without gaps (of any order of rows).
         count: C, at most D.
     """
-    sums = []
-    for rows, local in _frame_blocks(frame_N, x_ND.shape[1]):
-        part, num = wide(x_ND[rows].detach()), int(local[-1]) + 1
-        both = torch.cat([part, part.square()], dim=1)
-        sums.append(group_sum(both, local, num))
-    total_T = torch.cat(sums)
-    mean, square = (
-        group_sum(total_T, total_T.new_zeros(len(total_T)).long(), 1)[0] / len(x_ND)
-    ).chunk(2)
+    mean = square = wide(x_ND.new_zeros(x_ND.shape[1]))
+    for rows, _ in _frame_blocks(frame_N, x_ND.shape[1]):
+        part = wide(x_ND[rows].detach())
+        mean = mean + part.sum(dim=0) / len(x_ND)
+        square = square + part.square_().sum(dim=0) / len(x_ND)
     order = (square - mean.square()).argsort(stable=True)
     return order[:count].sort().values
 

@@ -7,6 +7,8 @@ Legend: M N rows, D features, K groups.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ __all__ = ["follow", "group_max", "group_min", "group_sum", "norms", "real", "wi
 
 _BLOCK = 1 << 22
 """Numbers that a reduction holds at a time beside its input and output (32 MiB)."""
+_SMALL_BLOCK = 1 << 17
+"""The same where they should stay in the processor's cache (1 MiB)."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -63,12 +67,11 @@ def group_sum(
     factor_N1 = None if factor_N is None else wide(factor_N)[order_N, None]
     source_N = order_N if row_N is None else row_N[order_N]
     flat_MD = x_MD.reshape(len(x_MD), math.prod(x_MD.shape[1:]))
-    sums = []
-    for part_MD in torch.split(flat_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
-        rows_ND = wide(part_MD[source_N])
-        rows_ND = rows_ND if factor_N1 is None else rows_ND * factor_N1
-        sums.append(_segment_sum(rows_ND, lengths_K).to(dtype))
-    return torch.cat(sums, dim=1).reshape(num_groups, *x_MD.shape[1:])
+    sums = [
+        _sum_rows(flat_MD, source_N[rows], lengths_K[groups], factor_N1, rows, dtype)
+        for groups, rows in _whole_groups(lengths_K, flat_MD)
+    ]
+    return torch.cat(sums).reshape(num_groups, *x_MD.shape[1:])
 
 
 def group_min(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
@@ -79,6 +82,41 @@ def group_min(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
 def group_max(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
     """[K] largest value of each group, in the type of ``x_N``; every group has rows."""
     return _extreme(x_N, group_N, num_groups, "amax")
+
+
+def _whole_groups(lengths_K: Tensor, x_MD: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Groups that are reduced together, and their rows: so few that they stay in the cache.
+
+    No group is cut, so what is added up in which order does not depend on it.
+    """
+    rows = max(1, (_BLOCK if x_MD.is_cuda else _SMALL_BLOCK) // max(1, x_MD.shape[1]))
+    stop_K = lengths_K.cumsum(0)
+    total = int(stop_K[-1]) if len(stop_K) else 0
+    wanted = torch.arange(rows, max(rows, total), rows, device=stop_K.device)
+    edges = sorted({0, *torch.searchsorted(stop_K, wanted).tolist(), len(lengths_K)})
+    if len(edges) == 1:
+        yield slice(0, 0), slice(0, 0)  # no groups
+        return
+    ends = [0, *stop_K[torch.tensor(edges[1:], device=stop_K.device) - 1].tolist()]
+    for (k, after), (start, stop) in zip(pairwise(edges), pairwise(ends), strict=True):
+        yield slice(k, after), slice(start, stop)
+
+
+def _sum_rows(
+    x_MD: Tensor,
+    source_N: Tensor,
+    lengths_K: Tensor,
+    factor_N1: Tensor | None,
+    rows: slice,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """[K, D] sums of the rows ``source_N`` of ``x_MD``, group after group."""
+    sums = []
+    for part_MD in torch.split(x_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
+        rows_ND = wide(part_MD[source_N])
+        rows_ND = rows_ND if factor_N1 is None else rows_ND * factor_N1[rows]
+        sums.append(_segment_sum(rows_ND, lengths_K).to(dtype))
+    return torch.cat(sums, dim=1)
 
 
 def _segment_sum(rows_ND: Tensor, lengths_K: Tensor) -> Tensor:
@@ -96,4 +134,5 @@ def _extreme(x_N: Tensor, group_N: Tensor, num_groups: int, how: str) -> Tensor:
 
 def _parts(x_ND: Tensor) -> tuple[Tensor, ...]:
     """Runs of rows, so that a wide copy of all of them is never there."""
-    return torch.split(x_ND, max(1, _BLOCK // max(1, x_ND.shape[1:].numel())))
+    block = _BLOCK if x_ND.is_cuda else _SMALL_BLOCK
+    return torch.split(x_ND, max(1, block // max(1, x_ND.shape[1:].numel())))

@@ -34,7 +34,10 @@ class Partition(QueryAware, Merge):
     spent on further splits.  Our own method.
     """
 
-    about: ClassVar[About] = About(cost="7 N D + 200 N")
+    about: ClassVar[About] = About(
+        paper="Our own; boxes as in CART and Best-Ortho-Basis: A Connection (Donoho, 1997)",
+        cost="7 N D + 200 N",
+    )
     streaming: ClassVar[bool] = True
 
     weight: Literal["none", "saliency", "query"] = "none"
@@ -61,6 +64,11 @@ class Partition(QueryAware, Merge):
     min_tokens_per_frame: int = Field(1, ge=1)
     """Tokens that cover each frame, or all its patches if it has fewer; one that spans several
     frames counts in each.  A budget that this exceeds is an error."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether patches are weighed by a query."""
+        return self.weight == "query"
 
     @property
     def exact(self) -> bool:
