@@ -26,6 +26,7 @@ _PLACES = {
     "open_cache": "vidcomp.store",
     "Frames": "vidcomp.types",
     "Grid": "vidcomp.types",
+    "QueryFeatures": "vidcomp.types",
     "Source": "vidcomp.types",
     "TokenBatch": "vidcomp.types",
     "VideoTokens": "vidcomp.types",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from vidcomp.store import open_cache as open_cache
     from vidcomp.types import Frames as Frames
     from vidcomp.types import Grid as Grid
+    from vidcomp.types import QueryFeatures as QueryFeatures
     from vidcomp.types import Source as Source
     from vidcomp.types import TokenBatch as TokenBatch
     from vidcomp.types import VideoTokens as VideoTokens

@@ -119,7 +119,7 @@ def test_the_same_job_goes_on_with_the_very_next_batch(items, rule, world, tail,
     per_epoch = [-(-len(epoch) // world) for epoch in batches]
     stops = [(e, s) for e in range(2) for s in range(1, per_epoch[e] + 1)]
     if not stops:
-        assert batches == [[], [], []]
+        assert batches[:2] == [[], []]  # the third may be of another order
         return
     epoch, stop = data.draw(st.sampled_from(stops))
     first = Ranks(items, world, tail, rule)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["follow", "group_max", "group_min", "group_sum", "norms", "real", "wide"]
+__all__ = ["follow", "group_max", "group_min", "group_sum", "narrow", "norms", "real", "wide"]
 
 _BLOCK = 1 << 22
 """Numbers that a reduction holds at a time beside its input and output (32 MiB)."""
@@ -29,6 +29,12 @@ def wide(x: Tensor) -> Tensor:
 def real(x: Tensor) -> Tensor:
     """``x`` in the type for results that rank: float32, or float64 if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in a narrower float type; sums beyond its range end at its largest number."""
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
 
 
 def norms(x_ND: Tensor) -> Tensor:

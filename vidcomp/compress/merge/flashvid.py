@@ -25,7 +25,7 @@ from vidcomp.errors import BudgetError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
-from vidcomp.functional.reduce import group_max, group_sum, wide
+from vidcomp.functional.reduce import group_max, group_sum, narrow, wide
 from vidcomp.functional.segment import (
     cuts_by_similarity,
     frame_means,
@@ -155,7 +155,7 @@ class Flashvid(Merge):
         if self.exact:
             return super().reduce(video, budget)
         entries = self._published(video, budget)
-        num_tokens, largest = len(entries.anchor), torch.finfo(video.tokens.dtype).max
+        num_tokens = len(entries.anchor)
         sum_KD = group_sum(video.tokens, entries.new, num_tokens, entries.factor, entries.row)
         total_K = group_sum(entries.factor, entries.new, num_tokens)
         weights_KN = sparse_matrix(
@@ -164,9 +164,7 @@ class Flashvid(Merge):
             entries.factor / total_K[entries.new],
             (num_tokens, len(video)),
         )
-        # Sums of a narrow type end at its largest number.
-        tokens = sum_KD.clamp(-largest, largest).to(video.tokens.dtype)
-        return resample(video, weights_KN.float(), tokens)
+        return resample(video, weights_KN.float(), narrow(sum_KD, video.tokens.dtype))
 
     def _importances(self, video: VideoTokens) -> Tensor | None:
         float_rows("tokens", video.tokens)

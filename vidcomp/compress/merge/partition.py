@@ -31,13 +31,11 @@ class Partition(QueryAware, Merge):
     The video is divided by splits in two, along time, height or width, wherever they lessen the
     sum of squared distances between patches and their tokens most; at the counts that a price a
     token leads to no other division of this kind is better, and what is left of the budget is
-    spent on further splits.  Our own method.
+    spent on further splits.  Our own method; the search of one tree of boxes is that of CART and
+    Best-Ortho-Basis: A Connection (Donoho, 1997).
     """
 
-    about: ClassVar[About] = About(
-        paper="Our own; boxes as in CART and Best-Ortho-Basis: A Connection (Donoho, 1997)",
-        cost="7 N D + 200 N",
-    )
+    about: ClassVar[About] = About(cost="7 N D + 200 N")
     streaming: ClassVar[bool] = True
 
     weight: Literal["none", "saliency", "query"] = "none"

@@ -26,7 +26,7 @@ from vidcomp.errors import BudgetError
 from vidcomp.functional.geometry import in_raster_order
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
-from vidcomp.functional.reduce import group_sum, wide
+from vidcomp.functional.reduce import group_sum, narrow, wide
 from vidcomp.functional.select import evenly_spaced
 from vidcomp.functional.similarity import cosine
 from vidcomp.registry import COMPRESSORS
@@ -109,8 +109,8 @@ class Prumerge(Compressor):
             return in_raster_order(resample(video, mixing))
         self._check(num_rows, budget)
         x_ND = float_rows("tokens", video.tokens)
-        sums_KD = group_sum(x_ND, mix.new, num_rows, mix.value, mix.old, x_ND.dtype)
-        return resample(video, mixing, sums_KD)
+        sums_KD = group_sum(x_ND, mix.new, num_rows, mix.value, mix.old)
+        return resample(video, mixing, narrow(sums_KD, x_ND.dtype))
 
     def _inputs(self, video: VideoTokens) -> tuple[Tensor, Tensor]:
         """[N] importance and [N, D] what is compared."""

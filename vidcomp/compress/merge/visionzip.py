@@ -23,6 +23,7 @@ from vidcomp.compress._images import (
 from vidcomp.compress.base import About, Merge
 from vidcomp.errors import BudgetError
 from vidcomp.functional.merge import float_rows, merge, merge_by_assignment, merge_in_order
+from vidcomp.functional.reduce import narrow, wide
 from vidcomp.functional.select import evenly_spaced, stable_topk
 from vidcomp.functional.similarity import best_match
 from vidcomp.registry import COMPRESSORS
@@ -95,7 +96,8 @@ class Visionzip(Merge):
         x_ND = float_rows("tokens", video.tokens)
         ones_N = torch.ones_like(video.mass)
         joined_KD, _ = merge_by_assignment(x_ND, ones_N, joins_N, len(anchor_K))
-        return replace(merge_in_order(video, group_N), tokens=x_ND[anchor_K] + joined_KD)
+        tokens = narrow(wide(x_ND[anchor_K]) + joined_KD, x_ND.dtype)
+        return replace(merge_in_order(video, group_N), tokens=tokens)
 
     def _groups(self, video: VideoTokens, budget: int) -> tuple[Tensor, Tensor]:
         """[N] group of each row, and [K] the row that each group began with."""
