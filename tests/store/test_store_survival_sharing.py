@@ -1,5 +1,6 @@
 """Many processes and threads on one store while it is written and compacted."""
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -186,6 +187,7 @@ def test_no_descriptor_is_left_open(tmp_path):
     cache = open_cache(tmp_path / "a")
     one = [cache.get_many(cache.keys()), cache["k1"], cache.rows("k2", 0, 3)]
     cache.close()
+    gc.collect()  # what other tests left
     before = open_files()
     for number in range(1000):
         cache = open_cache(tmp_path / "a")
@@ -196,7 +198,8 @@ def test_no_descriptor_is_left_open(tmp_path):
         if number % 3 == 0:
             cache.close()
         del cache
-    assert open_files() == before
+    gc.collect()
+    assert open_files() <= before
     for number in range(30):
         with CacheWriter(tmp_path / "a", identity=IDENTITY) as writer:
             writer.add("k0", child.video(number))
