@@ -10,13 +10,13 @@ from torch import Tensor
 
 from vidcomp.budget import apportion
 from vidcomp.compress.base import row_extra
-from vidcomp.functional.geometry import local_positions
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.reduce import norms, real
 from vidcomp.types import VideoTokens
 
-__all__ = ["Importance", "Metric", "compared_rows", "frame_numbers", "importances", "pictures"]
+__all__ = ["Importance", "Metric", "compared_rows", "frame_ranks", "importances", "pictures"]
 
 Importance = Literal["saliency", "norm"]
 """What makes a token important: the encoder's attention to it in ``extras["saliency"]``, or, for
@@ -26,9 +26,9 @@ Metric = Literal["tokens", "keys"]
 """What is compared: the tokens, or the attention keys in ``extras["keys"]``."""
 
 
-def frame_numbers(video: VideoTokens) -> Tensor:
+def frame_ranks(video: VideoTokens) -> Tensor:
     """[N] int64 the frame nearest to each token, counted over frames that have tokens."""
-    return without_gaps((local_positions(video)[:, 0] + 0.5).floor().long())
+    return without_gaps(frame_numbers(video))
 
 
 def pictures(video: VideoTokens, budget: int) -> list[tuple[Tensor, int]]:
@@ -37,7 +37,7 @@ def pictures(video: VideoTokens, budget: int) -> list[tuple[Tensor, int]]:
     A picture is a frame, with a share of the budget in proportion to its tokens; a budget below
     the number of frames makes ``budget`` pictures, each of about as many consecutive frames.
     """
-    frame_N = frame_numbers(video)
+    frame_N = frame_ranks(video)
     num_frames = int(frame_N.max()) + 1
     if budget < num_frames:
         frame_N = frame_N * budget // num_frames

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidcomp.compress.base import Stream
 from vidcomp.errors import ShapeError
-from vidcomp.functional.geometry import first_patches, first_t, raster_order
+from vidcomp.functional.geometry import first_patches, first_t, nearest_cells, raster_order
 from vidcomp.functional.select import stable_topk
 from vidcomp.types import VideoTokens
 
@@ -167,7 +167,7 @@ def frame_rows(video: VideoTokens, first: int) -> list[Tensor]:
         video: N rows in T frames.
         first: index of the grid's first frame in the whole video.
     """
-    frame_N = (video.positions[:, 0] - first + 0.5).floor().long()
+    frame_N = nearest_cells(video.positions[:, 0] - first)
     order_N = frame_N.argsort(stable=True)
     counts = torch.bincount(frame_N, minlength=video.grid.t).tolist()
     return list(torch.split(order_N, counts))

@@ -6,16 +6,9 @@ Legend: N rows, T parts.
 import torch
 from torch import Tensor
 
-from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.grids import without_gaps
-from vidcomp.types import VideoTokens
 
-__all__ = ["frame_numbers", "time_parts"]
-
-
-def frame_numbers(video: VideoTokens) -> Tensor:
-    """[N] int64 frame of the grid that each row is nearest to."""
-    return (local_positions(video)[:, 0] + 0.5).floor().long()
+__all__ = ["time_parts"]
 
 
 def time_parts(frame_N: Tensor, part_tokens: int, most: int) -> Tensor:

@@ -17,9 +17,11 @@ __all__ = [
     "dense",
     "first_patches",
     "first_t",
+    "frame_numbers",
     "in_raster_order",
     "is_dense",
     "local_positions",
+    "nearest_cells",
     "patch_cells",
     "raster_order",
 ]
@@ -101,6 +103,16 @@ def local_positions(video: VideoTokens) -> Tensor:
         if offset
         else (video.positions)
     )
+
+
+def nearest_cells(position: Tensor) -> Tensor:
+    """[...] int64 the cell that each coordinate is nearest to; halfway, the later one."""
+    return (position + 0.5).floor().long()
+
+
+def frame_numbers(video: VideoTokens) -> Tensor:
+    """[N] int64 the frame of the grid that each token is nearest to."""
+    return nearest_cells(local_positions(video)[:, 0])
 
 
 def is_dense(video: VideoTokens) -> bool:

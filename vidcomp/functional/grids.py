@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.functional.geometry import nearest_cells
 from vidcomp.types import Grid
 
 __all__ = [
@@ -88,7 +89,7 @@ def coarser_grids(grid: Grid, axes: Sequence[bool], sizes: Sizes = (None, None, 
 
 def occupied_patches(position_N3: Tensor, grid: Grid) -> Tensor:
     """[t, h, w] bool on the CPU: patches nearest to a token, half-way to the later one."""
-    cell_N3 = (position_N3 + 0.5).floor().long().cpu()
+    cell_N3 = nearest_cells(position_N3).cpu()
     occupied = torch.zeros(grid, dtype=torch.bool)
     occupied[tuple(cell_N3.unbind(1))] = True
     return occupied

@@ -16,7 +16,7 @@ from torch import Tensor
 from vidcomp.compress._online import Seen
 from vidcomp.compress.base import Stream
 from vidcomp.errors import ShapeError
-from vidcomp.functional.geometry import raster_order
+from vidcomp.functional.geometry import nearest_cells, raster_order
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows, merge_in_order
 from vidcomp.functional.reduce import wide
@@ -239,7 +239,7 @@ def groups_by_memory(video: VideoTokens, memory: Memory) -> Tensor:
 
 def cells(video: VideoTokens) -> Tensor:
     """[N] int64 cell h * w + w of the frame that each row is nearest to."""
-    cell_N2 = (video.positions[:, 1:] + 0.5).floor().long()
+    cell_N2 = nearest_cells(video.positions[:, 1:])
     return cell_N2[:, 0] * video.grid.w + cell_N2[:, 1]
 
 
@@ -290,7 +290,7 @@ def _frames(video: VideoTokens) -> tuple[Tensor, list[int]]:
     """Rows by frame (one between two belongs to the nearer), and how many each frame has."""
     if not len(video):
         return torch.zeros(0, dtype=torch.int64), []
-    frame_N = (video.positions[:, 0] + 0.5).floor().long()
+    frame_N = nearest_cells(video.positions[:, 0])
     order_N = frame_N.argsort(stable=True)
     counts = torch.bincount(frame_N - frame_N[order_N[0]])
     return order_N, counts[counts > 0].tolist()

@@ -17,7 +17,7 @@ from torch import Tensor
 from vidcomp.compress._online import Seen, frame_rows
 from vidcomp.compress.base import Stream
 from vidcomp.errors import ShapeError
-from vidcomp.functional.geometry import raster_order
+from vidcomp.functional.geometry import nearest_cells, raster_order
 from vidcomp.functional.merge import float_rows, merge_in_order
 from vidcomp.functional.partition import Patches, Rules, partition
 from vidcomp.functional.partition_boxes import paint
@@ -170,12 +170,12 @@ class PartitionStream(Stream):
 
     def _cells(self, video: VideoTokens, first: int) -> Tensor:
         """[N] int64 patch of each row, counted from frame ``first`` of the stream."""
-        place_N3 = (self._local(video, first).positions + 0.5).floor().long()
+        place_N3 = nearest_cells(self._local(video, first).positions)
         h, w = self._grid_hw
         return (place_N3[:, 0] * h + place_N3[:, 1]) * w + place_N3[:, 2]
 
     def _check_places(self, chunk: VideoTokens) -> None:
-        place_N3 = (chunk.positions + 0.5).floor().long()
+        place_N3 = nearest_cells(chunk.positions)
         if (places := len(torch.unique(place_N3, dim=0))) < len(chunk):
             raise ShapeError(
                 f"a stream of {self._name!r} takes one token a patch, got {len(chunk)} tokens at "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.cluster import density_peaks
-from vidcomp.functional.geometry import local_positions
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.merge import merge_by_assignment
 from vidcomp.functional.reduce import group_min, group_sum
 from vidcomp.functional.runs import Chains, run_groups
@@ -82,7 +82,7 @@ def frame_features(video: VideoTokens, frame_N: Tensor, name: str | None, user: 
             f"{sorted(video.frame_extras) or 'no frame extras'}: let the encoder keep it, or leave "
             f"frame_features out"
         )
-    frame = (local_positions(video)[:, 0] + 0.5).floor().long()
+    frame = frame_numbers(video)
     return value.detach()[torch.bincount(frame, minlength=len(value)) > 0].flatten(1)
 
 

@@ -15,12 +15,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vidcomp.budget import apportion
-from vidcomp.compress._parts import frame_numbers
 from vidcomp.compress.base import About, Compressor, Kind
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares
 from vidcomp.functional.cluster import density_peaks
-from vidcomp.functional.geometry import in_raster_order
+from vidcomp.functional.geometry import frame_numbers, in_raster_order
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows, merge_by_assignment, resample
 from vidcomp.functional.provenance import sparse_matrix

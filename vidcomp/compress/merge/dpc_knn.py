@@ -11,11 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._parts import frame_numbers, time_parts
+from vidcomp.compress._parts import time_parts
 from vidcomp.compress.base import About, Merge
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares
 from vidcomp.functional.cluster import density_peaks, peaks_in_parts
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows, merge, merge_in_order
 from vidcomp.registry import COMPRESSORS

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import Importance, frame_numbers, importances
+from vidcomp.compress._images import Importance, frame_ranks, importances
 from vidcomp.compress.base import About, Merge
 from vidcomp.compress.merge._units import frame_features, hosts
 from vidcomp.errors import BudgetError
@@ -134,10 +134,10 @@ class Fastvid(Merge):
     def _check(self, video: VideoTokens) -> None:
         float_rows("tokens", video.tokens)
         importances(video, self.importance, self.name)
-        frame_features(video, frame_numbers(video), self.frame_features, self.name)
+        frame_features(video, frame_ranks(video), self.frame_features, self.name)
 
     def _plan(self, video: VideoTokens, budget: int) -> _Plan:
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         features_TD = frame_features(video, frame_N, self.frame_features, self.name)
         segment_T = cuts_by_similarity(features_TD, self.threshold, self.num_segments)
         size_T = torch.bincount(frame_N)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import Importance, frame_numbers, importances
+from vidcomp.compress._images import Importance, frame_ranks, importances
 from vidcomp.compress.base import About, Merge
 from vidcomp.compress.merge._trees import (
     Selection,
@@ -173,7 +173,7 @@ class Flashvid(Merge):
         return importances(video, self.importance, self.name)
 
     def _plan(self, video: VideoTokens, budget: int) -> _Plan:
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         features_TD = frame_means(video.tokens, video.mass, frame_N)
         segment_T = cuts_by_similarity(features_TD, self.threshold, self.num_segments)
         size_T = torch.bincount(frame_N)

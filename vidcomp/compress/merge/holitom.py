@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vidcomp.compress._images import Importance, frame_numbers, importances
+from vidcomp.compress._images import Importance, frame_ranks, importances
 from vidcomp.compress.base import About, Kind, Merge
 from vidcomp.compress.merge._units import (
     Points,
@@ -140,7 +140,7 @@ class Holitom(Merge):
         return replace(merge_in_order(video, group_N), tokens=token_KD)
 
     def _layout(self, video: VideoTokens, budget: int) -> _Layout:
-        x_ND, frame_N = float_rows("tokens", video.tokens), frame_numbers(video)
+        x_ND, frame_N = float_rows("tokens", video.tokens), frame_ranks(video)
         found = token_chains(video.positions)
         _, alike_N = joins_above(x_ND, video.mass, found, self.threshold, "previous")
         since_N = still_frames(alike_N, found, frame_N, self.threshold)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Kind, QueryAware
 from vidcomp.compress.merge._units import frame_features
 from vidcomp.compress.prune.longvu import changes_in_chunks, distinct_frames
@@ -88,7 +88,7 @@ class LongvuQuery(QueryAware):
     def _frames(self, video: VideoTokens) -> tuple[Tensor, Tensor, Tensor]:
         """[N] frame of each row, [T, D] what stands for a frame, [T] its relevance."""
         float_rows("tokens", video.tokens)
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         frame_TD = frame_features(video, frame_N, self.frame_features, self.name)
         query_QD = self.query.embedding.to(frame_TD.device)
         if frame_TD.shape[1] != query_QD.shape[1]:

@@ -17,7 +17,7 @@ from vidcomp.compress._images import (
     Importance,
     Metric,
     compared_rows,
-    frame_numbers,
+    frame_ranks,
     importances,
     pictures,
 )
@@ -141,7 +141,7 @@ class Prumerge(Compressor):
         if self.mode == "exact":
             shares = pictures(video, budget)
             return [(rows, self._choose(score_N[rows], share - 1)) for rows, share in shares]
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         pieces = torch.split(frame_N.argsort(stable=True), torch.bincount(frame_N).tolist())
         ratio = _outliers(score_N) / len(score_N)
         step = _grid_step(ratio) if self.plus else 0

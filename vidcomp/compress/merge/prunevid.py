@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Merge
 from vidcomp.compress.merge._units import (
     Points,
@@ -91,7 +91,7 @@ class Prunevid(Merge):
             points, _ = self._points(video, budget)
             return int(self._shares(points, len(video), budget).sum())
         float_rows("tokens", video.tokens)
-        frame_features(video, frame_numbers(video), self.frame_features, self.name)
+        frame_features(video, frame_ranks(video), self.frame_features, self.name)
         return budget
 
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
@@ -113,7 +113,7 @@ class Prunevid(Merge):
         [N] the segment of each row.
         """
         x_ND = float_rows("tokens", video.tokens)
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         features_TD = frame_features(video, frame_N, self.frame_features, self.name)
         segment_N = self._segments(features_TD)[frame_N]
         pillar_N = pillars_of(token_chains(video.positions), segment_N)

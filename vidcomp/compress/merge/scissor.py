@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Merge
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import top_of_each
@@ -106,7 +106,7 @@ class Scissor(Merge):
         return replace(merge_in_order(video, group_N), tokens=tokens)
 
     def _exact(self, video: VideoTokens, budget: int) -> _Found:
-        x_ND, frame_N = float_rows("tokens", video.tokens).detach(), frame_numbers(video)
+        x_ND, frame_N = float_rows("tokens", video.tokens).detach(), frame_ranks(video)
         n, num_frames = len(video), int(frame_N.max()) + 1
         left = max(budget, num_frames, min(n, max(_LEAST_FIRST, int(self.first * budget))))
         part_N = best_joins(similarity_forest(x_ND, frame_N), n, n - left)
@@ -116,7 +116,7 @@ class Scissor(Merge):
         return _Found(component_N, _means(x_ND, video.mass, component_N))
 
     def _published(self, video: VideoTokens) -> _Found:
-        x_ND, frame_N = float_rows("tokens", video.tokens).detach(), frame_numbers(video)
+        x_ND, frame_N = float_rows("tokens", video.tokens).detach(), frame_ranks(video)
         part_N = components_above(x_ND, self.threshold, frame_N)
         mean_MD = _means(x_ND, torch.ones_like(video.mass), part_N)
         component_M = components_above(mean_MD, self.threshold)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidcomp.compress._online import Seen
 from vidcomp.compress.base import About, Merge, Stream
-from vidcomp.functional.geometry import in_raster_order
+from vidcomp.functional.geometry import in_raster_order, nearest_cells
 from vidcomp.functional.kmeans import spherical_kmeans, two_level_kmeans
 from vidcomp.functional.merge import float_rows, merge
 from vidcomp.functional.reduce import real
@@ -113,7 +113,7 @@ class _Coreset(Stream):
         held = self._seen.join(self._kept, _precise(chunk) if self._merged else chunk)
         num_kept = 0 if self._kept is None else len(self._kept)
         # Frames are let in one by one, so that it does not matter where chunks end.
-        frame_N = (held.positions[num_kept:, 0] + 0.5).floor().long()
+        frame_N = nearest_cells(held.positions[num_kept:, 0])
         while (frame := self._overflow(num_kept, frame_N)) is not None:
             waiting_M = frame_N > frame
             held = self._shrink(held, num_kept, waiting_M)

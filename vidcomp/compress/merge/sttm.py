@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Merge
 from vidcomp.errors import BudgetError, ShapeError
-from vidcomp.functional.geometry import check_dense
+from vidcomp.functional.geometry import check_dense, nearest_cells
 from vidcomp.functional.merge import float_rows, merge_in_order
 from vidcomp.functional.quadtree import (
     Quadtree,
@@ -179,5 +179,5 @@ def _in_order(tree: Quadtree, cover_M: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tree(video: VideoTokens, *, full: bool = True, skip: int = 0) -> Quadtree:
-    cell_N2 = (video.positions[:, 1:] + 0.5).floor().long()
-    return quadtree(frame_numbers(video), cell_N2, video.grid[1:], full=full, skip=skip)
+    cell_N2 = nearest_cells(video.positions[:, 1:])
+    return quadtree(frame_ranks(video), cell_N2, video.grid[1:], full=full, skip=skip)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vidcomp.budget import apportion
 from vidcomp.compress.base import About, Merge, row_extra
 from vidcomp.errors import BudgetError, ShapeError
-from vidcomp.functional.geometry import local_positions
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.match import halving_counts, rounds_of_matching
 from vidcomp.functional.merge import float_rows, merge, merge_in_order
@@ -121,7 +121,7 @@ class Tome(Merge):
         if self.scope in ("window", "video"):
             return [(torch.arange(len(video), device=video.tokens.device), budget)]
         frames = self.clip_frames if self.scope == "clip" else 1
-        time_N = (local_positions(video)[:, 0] + 0.5).floor().long()
+        time_N = frame_numbers(video)
         part_N = without_gaps(time_N // frames)
         sizes = torch.bincount(part_N)
         if budget < len(sizes):

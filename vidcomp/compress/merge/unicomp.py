@@ -11,7 +11,12 @@ from vidcomp.compress._images import Metric, compared_rows
 from vidcomp.compress.base import About, Compressor, Kind
 from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.allocate import shares
-from vidcomp.functional.geometry import check_dense, in_raster_order, local_positions
+from vidcomp.functional.geometry import (
+    check_dense,
+    frame_numbers,
+    in_raster_order,
+    nearest_cells,
+)
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows, merge_in_order, resample
 from vidcomp.functional.provenance import sparse_matrix
@@ -131,7 +136,7 @@ class UniComp(Compressor):
         """Cells of groups of frames; in mode ``exact`` at least as many as the budget."""
         max_frames = max(1, len(video) // budget) if self.exact else int(1 / self.retention) + 1
         frame_N, frame_TD = self._frames(video)
-        place_N2 = (video.positions[:, 1:] + 0.5).floor().long()
+        place_N2 = nearest_cells(video.positions[:, 1:])
         place_N = place_N2[:, 0] * video.grid.w + place_N2[:, 1]
         while True:
             group_T = frame_groups(frame_TD, self.frame_gap, max_frames)
@@ -148,7 +153,7 @@ class UniComp(Compressor):
 
     def _frames(self, video: VideoTokens) -> tuple[Tensor, Tensor]:
         """[N] int64 frame of each row, of those that have any, and [T, D] what stands for it."""
-        time_N = (local_positions(video)[:, 0] + 0.5).floor().long()
+        time_N = frame_numbers(video)
         frame_N = without_gaps(time_N)
         if self.frame_extra is None:
             return frame_N, frame_means(float_rows("tokens", video.tokens), video.mass, frame_N)

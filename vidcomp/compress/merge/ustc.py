@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._parts import frame_numbers, time_parts
+from vidcomp.compress._parts import time_parts
 from vidcomp.compress.base import About, Merge, row_extra
 from vidcomp.functional.allocate import shares
 from vidcomp.functional.cluster import peaks_in_parts
 from vidcomp.functional.diverse import distinct_first
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.reduce import norms, real
 from vidcomp.registry import COMPRESSORS

@@ -16,7 +16,7 @@ from vidcomp.compress._images import (
     Importance,
     Metric,
     compared_rows,
-    frame_numbers,
+    frame_ranks,
     importances,
     pictures,
 )
@@ -135,7 +135,7 @@ class Visionzip(Merge):
     def _pictures(self, video: VideoTokens, budget: int) -> list[tuple[Tensor, int]]:
         if self.mode == "exact":
             return pictures(video, budget)
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         sizes = torch.bincount(frame_N)
         if budget < len(sizes):
             raise BudgetError(

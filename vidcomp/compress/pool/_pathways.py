@@ -3,15 +3,23 @@
 Legend: T frames, N rows, E entries of a matrix [K, N], K tokens out.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vidcomp.compress.base import Compressor, Kind
 from vidcomp.errors import BudgetError
-from vidcomp.functional.geometry import first_patches, is_dense, local_positions, raster_order
+from vidcomp.functional.geometry import (
+    first_patches,
+    is_dense,
+    local_positions,
+    nearest_cells,
+    raster_order,
+)
 from vidcomp.functional.grids import (
     cell_numbers,
     coarser_grids,
@@ -24,7 +32,10 @@ from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.functional.reduce import group_min, wide
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["Pathway", "fit_pathways", "pooled_pathways"]
+__all__ = ["Entries", "Pathway", "PathwayStage", "fit_pathways", "joined", "pooled_pathways"]
+
+Entries = tuple[Tensor, Tensor, Tensor]
+"""New row, old row and weight of each entry of a matrix."""
 
 
 class Pathway(NamedTuple):
@@ -36,6 +47,36 @@ class Pathway(NamedTuple):
     """Cells along height."""
     w: int
     """Cells along width."""
+
+
+class PathwayStage(Compressor):
+    """A stage whose frames have two resolutions; it reaches the counts of grids only."""
+
+    kind: ClassVar[Kind] = "resample"
+
+    mode: Literal["exact", "published"] = "exact"
+    """``exact``: the largest grids within the budget.  ``published``: fixed sizes; a count above
+    the budget is an error."""
+
+    @property
+    def exact(self) -> bool:
+        """False: only the counts of grids are reached."""
+        return False
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """Both pathways."""
+        if self.mode == "exact":
+            return pooled_pathways(video, self.fit(video, budget)[0])
+        self.count(video, budget)
+        return self.published(video)
+
+    @abstractmethod
+    def fit(self, video: VideoTokens, budget: int) -> tuple[list[Pathway], int]:
+        """The largest pathways within the budget, and their tokens."""
+
+    @abstractmethod
+    def published(self, video: VideoTokens) -> VideoTokens:
+        """Mode ``published``, whose count is within the budget."""
 
 
 def fit_pathways(
@@ -82,7 +123,7 @@ def fit_pathways(
 def pooled_pathways(video: VideoTokens, paths: Sequence[Pathway]) -> VideoTokens:
     """Mass-weighted means over the cells of each pathway, in raster order."""
     positions = local_positions(video)
-    frame_N = (positions[:, 0] + 0.5).floor().long()
+    frame_N = nearest_cells(positions[:, 0])
     entries, num_rows = [], 0
     for frames, *sides in paths:
         row_n = frames.to(frame_N.device)[frame_N].nonzero().squeeze(1)
@@ -95,12 +136,18 @@ def pooled_pathways(video: VideoTokens, paths: Sequence[Pathway]) -> VideoTokens
         share_n = wide(video.mass[row_n]) / wide(mass_K)[group_n]
         entries.append((group_n + num_rows, row_n, share_n))
         num_rows += count
-    new_E, old_E, value_E = (torch.cat(part) for part in zip(*entries, strict=True))
-    weights_KN = sparse_matrix(new_E, old_E, value_E, (num_rows, len(video)))
+    weights_KN = joined(entries, (num_rows, len(video)))
     out = resample(video, weights_KN)
     # A slow and a fast token may have one centre; rows decide if there is no provenance.
+    new_E, old_E = weights_KN.indices()
     first_K = group_min(first_patches(video)[old_E], new_E, num_rows)
     return out.select(raster_order(out.positions, first_K))
+
+
+def joined(entries: Sequence[Entries], shape: tuple[int, int]) -> Tensor:
+    """Sparse [K, N] of the entries of several pathways."""
+    new_E, old_E, value_E = (torch.cat(part) for part in zip(*entries, strict=True))
+    return sparse_matrix(new_E, old_E, value_E, shape)
 
 
 def _count(path: Pathway, occupied_THW: Tensor | None) -> int:

@@ -5,18 +5,17 @@
 Legend: T frames, N rows, K tokens out.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from vidcomp.compress.base import About, Compressor, Kind
-from vidcomp.compress.pool._pathways import Pathway, fit_pathways, pooled_pathways
+from vidcomp.compress.base import About
+from vidcomp.compress.pool._pathways import Pathway, PathwayStage, fit_pathways, joined
 from vidcomp.errors import BudgetError
 from vidcomp.functional.geometry import check_dense, in_raster_order
 from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import bilinear_weights, grid_weights
-from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
@@ -24,7 +23,7 @@ __all__ = ["LlavaVideoSlowFast"]
 
 
 @COMPRESSORS.add("llava_video_slowfast")
-class LlavaVideoSlowFast(Compressor):
+class LlavaVideoSlowFast(PathwayStage):
     """Every ``stride``-th frame pooled little, the frames between pooled ``ratio`` times more.
 
     From LLaVA-Video.  The frames 0, stride, 2 stride ... have the largest grid for which all frames
@@ -36,27 +35,18 @@ class LlavaVideoSlowFast(Compressor):
     strides double with every further video of the batch, which is not imitated.
     """
 
-    kind: ClassVar[Kind] = "resample"
     about: ClassVar[About] = About(
         paper="LLaVA-Video: Video Instruction Tuning With Synthetic Data (Zhang, 2024)",
         cost="N D",
         scaling="linear",
     )
 
-    mode: Literal["exact", "published"] = "exact"
-    """``exact``: the largest grids within the budget.  ``published``: ``pool`` decides; a count
-    above the budget is an error."""
     stride: int = Field(10, ge=1)
     """Frames from one slow frame to the next."""
     ratio: int = Field(2, ge=2)
     """How much coarser the other frames are along each side."""
     pool: int = Field(2, ge=1)
     """Patches along each side of a slow token in mode ``published``."""
-
-    @property
-    def exact(self) -> bool:
-        """False: only the counts of grids are reached."""
-        return False
 
     def count(self, video: VideoTokens, budget: int) -> int:
         """Tokens of all frames.
@@ -66,7 +56,7 @@ class LlavaVideoSlowFast(Compressor):
             ShapeError: mode ``published``, and the grid is not dense.
         """
         if self.mode == "exact":
-            return self._fit(video, budget)[1]
+            return self.fit(video, budget)[1]
         check_dense(video)
         count = sum(int(frames.sum()) * h * w for frames, h, w in self._fixed(video))
         if count > budget:
@@ -77,18 +67,12 @@ class LlavaVideoSlowFast(Compressor):
             )
         return count
 
-    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
-        """All frames in the order of time."""
-        if self.mode == "exact":
-            return pooled_pathways(video, self._fit(video, budget)[0])
-        self.count(video, budget)
-        return self._published(video)
-
     def _frames(self, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         slow = torch.arange(num_frames) % self.stride == 0
         return slow, ~slow
 
-    def _fit(self, video: VideoTokens, budget: int) -> tuple[list[Pathway], int]:
+    def fit(self, video: VideoTokens, budget: int) -> tuple[list[Pathway], int]:
+        """The largest pathways within the budget, and their tokens."""
         frames = self._frames(video.grid.t)
         return fit_pathways(video, budget, frames, self.ratio, "llava_video_slowfast")
 
@@ -98,7 +82,8 @@ class LlavaVideoSlowFast(Compressor):
         strides = ((slow, self.pool), (fast, self.pool * self.ratio))
         return [Pathway(frames, -(-h // n), -(-w // n)) for frames, n in strides]
 
-    def _published(self, video: VideoTokens) -> VideoTokens:
+    def published(self, video: VideoTokens) -> VideoTokens:
+        """Fixed sizes, as in the original."""
         grid, entries, num_rows = video.grid, [], 0
         for frames, h, w in self._fixed(video):
             if not bool(frames.any()):
@@ -109,6 +94,4 @@ class LlavaVideoSlowFast(Compressor):
             new_E, old_E = part.indices()
             entries.append((new_E + num_rows, old_E, part.values()))
             num_rows += len(part)
-        new_E, old_E, value_E = (torch.cat(part) for part in zip(*entries, strict=True))
-        weights_KN = sparse_matrix(new_E, old_E, value_E, (num_rows, len(video)))
-        return in_raster_order(resample(video, weights_KN))
+        return in_raster_order(resample(video, joined(entries, (num_rows, len(video)))))

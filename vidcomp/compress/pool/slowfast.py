@@ -5,14 +5,14 @@
 Legend: T frames, S slow ones, N rows, K tokens out.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress.base import About, Compressor, Kind
-from vidcomp.compress.pool._pathways import Pathway, fit_pathways, pooled_pathways
+from vidcomp.compress.base import About
+from vidcomp.compress.pool._pathways import Pathway, PathwayStage, fit_pathways
 from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.geometry import check_dense
 from vidcomp.functional.merge import float_rows, resample
@@ -27,7 +27,7 @@ __all__ = ["SlowFast"]
 
 
 @COMPRESSORS.add("slowfast")
-class SlowFast(Compressor):
+class SlowFast(PathwayStage):
     """A slow pathway of a few detailed frames beside a fast one of all frames, pooled more.
 
     From SlowFast-LLaVA.  The slow frames are evenly spaced and have the largest grid for which both
@@ -41,16 +41,12 @@ class SlowFast(Compressor):
     tokens before all fast ones, so that the order is not that of time.
     """
 
-    kind: ClassVar[Kind] = "resample"
     about: ClassVar[About] = About(
         paper="SlowFast-LLaVA: A Strong Training-Free Baseline for Video LLMs (Xu, 2024)",
         cost="N D",
         scaling="linear",
     )
 
-    mode: Literal["exact", "published"] = "exact"
-    """``exact``: the largest grids within the budget.  ``published``: ``slow_pool`` and ``fast``
-    decide; a count above the budget is an error."""
     slow_frames: int = Field(10, ge=1)
     """Frames of the slow pathway; all, if there are fewer."""
     ratio: int = Field(4, ge=2)
@@ -60,11 +56,6 @@ class SlowFast(Compressor):
     fast: int = Field(4, ge=1)
     """Bins along each side of a fast frame in mode ``published``."""
 
-    @property
-    def exact(self) -> bool:
-        """False: only the counts of grids are reached."""
-        return False
-
     def count(self, video: VideoTokens, budget: int) -> int:
         """Tokens of both pathways.
 
@@ -73,7 +64,7 @@ class SlowFast(Compressor):
             ShapeError: mode ``published``, and the grid is not dense or too small.
         """
         if self.mode == "exact":
-            return self._fit(video, budget)[1]
+            return self.fit(video, budget)[1]
         check_dense(video)
         grid, slow = video.grid, min(self.slow_frames, video.grid.t)
         if grid.h < self.slow_pool or min(grid.h, grid.w) < self.fast:
@@ -90,21 +81,16 @@ class SlowFast(Compressor):
             )
         return count
 
-    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
-        """Both pathways."""
-        if self.mode == "exact":
-            return pooled_pathways(video, self._fit(video, budget)[0])
-        self.count(video, budget)
-        return self._published(video)
-
-    def _fit(self, video: VideoTokens, budget: int) -> tuple[list[Pathway], int]:
+    def fit(self, video: VideoTokens, budget: int) -> tuple[list[Pathway], int]:
+        """The largest pathways within the budget, and their tokens."""
         num_frames = video.grid.t
         slow = torch.zeros(num_frames, dtype=torch.bool)
         slow[evenly_spaced(num_frames, min(self.slow_frames, num_frames))] = True
         frames = (slow, torch.ones_like(slow))
         return fit_pathways(video, budget, frames, self.ratio, "slowfast")
 
-    def _published(self, video: VideoTokens) -> VideoTokens:
+    def published(self, video: VideoTokens) -> VideoTokens:
+        """Fixed sizes, as in the original."""
         grid, x_ND = video.grid, float_rows("tokens", video.tokens)
         num_slow, height = min(self.slow_frames, grid.t), grid.h // self.slow_pool
         row_SHW = _slow_rows(grid, num_slow, height * self.slow_pool).to(x_ND.device)

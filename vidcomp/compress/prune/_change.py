@@ -23,7 +23,7 @@ from vidcomp.functional.change import (
 from vidcomp.functional.runs import Chains
 from vidcomp.types import VideoTokens
 
-__all__ = ["ChangePrune", "ChangedRows", "float_tokens"]
+__all__ = ["ChangePrune", "ChangedRows", "FeaturePrune", "float_tokens"]
 
 
 def float_tokens(video: VideoTokens, name: str) -> Tensor:
@@ -40,7 +40,24 @@ def float_tokens(video: VideoTokens, name: str) -> Tensor:
     return video.tokens.detach()
 
 
-class ChangePrune(Prune):
+class FeaturePrune(Prune):
+    """A stage that compares float tokens, and that has to choose to know how many it keeps.
+
+    Subclasses say when the count is the budget: ``exact``.
+    """
+
+    def count(self, video: VideoTokens, budget: int) -> int:
+        """The budget where the stage is exact; else it has to look.
+
+        Raises:
+            BudgetError: mode ``published`` keeps more.
+            ShapeError: the tokens are integer ids.
+        """
+        float_tokens(video, self.name)
+        return budget if self.exact else len(self.keep(video, budget))
+
+
+class ChangePrune(FeaturePrune):
     """Rows are judged by how much their place of the picture changed."""
 
     streaming: ClassVar[bool] = True
@@ -73,16 +90,6 @@ class ChangePrune(Prune):
     def judge(self, x_ND: Tensor, position_N3: Tensor, found: Chains) -> tuple[Tensor, Tensor]:  # noqa: ARG002  # for subclasses
         """[N] bool: may stay; and [N] float32 changes, infinite for the first row of a place."""
         return changed_above(x_ND, found, 2.0, self.reference)
-
-    def count(self, video: VideoTokens, budget: int) -> int:
-        """The budget in mode ``exact``; the others have to look.
-
-        Raises:
-            BudgetError: mode ``published`` keeps more.
-            ShapeError: the tokens are integer ids.
-        """
-        float_tokens(video, self.name)
-        return budget if self.exact else len(self.keep(video, budget))
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending.

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._parts import frame_numbers
 from vidcomp.compress.base import About, Prune, QueryAware, row_extra
 from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.diverse import greedy_dpp
+from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.reduce import wide

@@ -11,6 +11,7 @@ from vidcomp.compress.prune._change import ChangePrune, float_tokens
 from vidcomp.errors import ConfigError
 from vidcomp.functional.allocate import shares, top_of_each
 from vidcomp.functional.change import changed_above, token_chains
+from vidcomp.functional.geometry import nearest_cells
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.runs import Chains
 from vidcomp.registry import COMPRESSORS
@@ -116,5 +117,5 @@ class Dtd(ChangePrune):
 
 def _frames(position_N3: Tensor) -> tuple[Tensor, Tensor]:
     """[N] int64 number of the frame nearest to each row, without gaps, and [T] their rows."""
-    frame_N = without_gaps((position_N3[:, 0] + 0.5).floor().long())
+    frame_N = without_gaps(nearest_cells(position_N3[:, 0]))
     return frame_N, torch.bincount(frame_N)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Prune
 from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.allocate import rank_in_group, top_of_each
@@ -105,7 +105,7 @@ class Dycoke(Prune):
 
     def _ranked(self, video: VideoTokens) -> _Ranked:
         x_ND = float_rows("tokens", video.tokens).detach()
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         reference_T = _references(int(frame_N.max()) + 1, self.exact).to(frame_N.device)
         wanted_N = reference_T[frame_N]
         other_N = row_in_frame(token_chains(video.positions), frame_N, wanted_N)
@@ -121,7 +121,7 @@ class Dycoke(Prune):
 
     def _published_counts(self, video: VideoTokens, budget: int) -> Tensor:
         """[T] int64 tokens that the original keeps of each frame."""
-        size_T = torch.bincount(frame_numbers(video))
+        size_T = torch.bincount(frame_ranks(video))
         compared_T = (_references(len(size_T), False) >= 0).to(size_T.device)
         # The original's float arithmetic: (1 - 0.9) * 10 tokens are 0.
         kept_T = ((1 - self.drop) * size_T.double()).long()

@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
+from vidcomp.compress._images import frame_ranks
 from vidcomp.compress.base import About, Prune
 from vidcomp.compress.merge._units import frame_features
 from vidcomp.errors import BudgetError
 from vidcomp.functional.change import strongest
+from vidcomp.functional.geometry import nearest_cells
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.windows import first_rows, similarity_to, window_likeness
@@ -84,13 +85,13 @@ class Longvu(Prune):
         if self.mode == "published":
             return len(self.keep(video, budget))
         float_rows("tokens", video.tokens)
-        frame_features(video, frame_numbers(video), self.frame_features, self.name)
+        frame_features(video, frame_ranks(video), self.frame_features, self.name)
         return budget
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows that stay, ascending."""
         float_rows("tokens", video.tokens)
-        frame_N = frame_numbers(video)
+        frame_N = frame_ranks(video)
         frame_TD = frame_features(video, frame_N, self.frame_features, self.name)
         likeness_T = window_likeness(frame_TD, self.window)
         if self.mode == "published":
@@ -157,8 +158,8 @@ def changes_in_chunks(video: VideoTokens, rows: Tensor, chunk: int) -> tuple[Ten
     Returns:
         Chunks 0, 1, ... in the order of time; one less the cosine, infinite for the first rows.
     """
-    frame_K = without_gaps(frame_numbers(video)[rows])
-    place_K2 = (video.positions[rows, 1:] + 0.5).floor().long()
+    frame_K = without_gaps(frame_ranks(video)[rows])
+    place_K2 = nearest_cells(video.positions[rows, 1:])
     place_K = place_K2[:, 0] * video.grid.w + place_K2[:, 1]
     chunk_K = frame_K // chunk
     first_K = first_rows(chunk_K, place_K, frame_K)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.compress.base import About, Prune
+from vidcomp.functional.geometry import nearest_cells
 from vidcomp.functional.select import evenly_spaced
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
@@ -28,7 +29,7 @@ class UniformFrames(Prune):
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending."""
-        frame_N = (video.positions[:, 0] + 0.5).floor().long()
+        frame_N = nearest_cells(video.positions[:, 0])
         order_N = frame_N.argsort(stable=True)
         count_T = torch.bincount(frame_N - frame_N[order_N[0]])
         count_T = count_T[count_T > 0].cpu()

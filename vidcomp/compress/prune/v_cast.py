@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
-from vidcomp.compress.base import About, Prune
-from vidcomp.compress.prune._change import float_tokens
+from vidcomp.compress._images import frame_ranks
+from vidcomp.compress.base import About
+from vidcomp.compress.prune._change import FeaturePrune, float_tokens
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares, top_of_each
 from vidcomp.functional.outlier import curvature, frame_outliers
@@ -20,7 +20,7 @@ __all__ = ["VCast", "published_shares"]
 
 
 @COMPRESSORS.add("v_cast")
-class VCast(Prune):
+class VCast(FeaturePrune):
     """Each frame keeps the tokens that stand out of it; frames where the video turns keep more.
 
     V-CAST: Video Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models
@@ -58,16 +58,6 @@ class VCast(Prune):
         """False in mode ``published``."""
         return self.mode == "exact"
 
-    def count(self, video: VideoTokens, budget: int) -> int:
-        """The budget, or what ``retention`` leaves.
-
-        Raises:
-            BudgetError: mode ``published`` keeps more.
-            ShapeError: the tokens are integer ids.
-        """
-        float_tokens(video, self.name)
-        return budget if self.exact else len(self.keep(video, budget))
-
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending.
 
@@ -75,7 +65,7 @@ class VCast(Prune):
             BudgetError: mode ``published`` keeps more than the budget.
             ShapeError: the tokens are integer ids.
         """
-        x_ND, frame_N = float_tokens(video, self.name), frame_numbers(video)
+        x_ND, frame_N = float_tokens(video, self.name), frame_ranks(video)
         apart_N, frame_TD = frame_outliers(x_ND, video.mass, frame_N)
         weight_T = (curvature(frame_TD) / self.temperature).softmax(dim=0)
         share_T = self._shares(weight_T, torch.bincount(frame_N), budget)

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vidcomp.compress._images import frame_numbers
-from vidcomp.compress.base import About, Prune
-from vidcomp.compress.prune._change import float_tokens
+from vidcomp.compress._images import frame_ranks
+from vidcomp.compress.base import About
+from vidcomp.compress.prune._change import FeaturePrune, float_tokens
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares, top_of_each
 from vidcomp.functional.outlier import centre_similarity, steady_channels
@@ -20,7 +20,7 @@ __all__ = ["Vidcom2"]
 
 
 @COMPRESSORS.add("vidcom2")
-class Vidcom2(Prune):
+class Vidcom2(FeaturePrune):
     """Each frame keeps the tokens least similar to the means of the video and of the frame.
 
     Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language
@@ -56,16 +56,6 @@ class Vidcom2(Prune):
         """False in mode ``published``."""
         return self.mode == "exact"
 
-    def count(self, video: VideoTokens, budget: int) -> int:
-        """The budget, or what the rounded shares add up to.
-
-        Raises:
-            BudgetError: mode ``published`` keeps more.
-            ShapeError: the tokens are integer ids.
-        """
-        float_tokens(video, self.name)
-        return budget if self.exact else len(self.keep(video, budget))
-
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending.
 
@@ -73,7 +63,7 @@ class Vidcom2(Prune):
             BudgetError: mode ``published`` keeps more than the budget.
             ShapeError: the tokens are integer ids.
         """
-        x_ND, frame_N = float_tokens(video, self.name), frame_numbers(video)
+        x_ND, frame_N = float_tokens(video, self.name), frame_ranks(video)
         channels = steady_channels(x_ND, frame_N, max(1, x_ND.shape[1] // 2))
         to_video_N, to_frame_N = centre_similarity(x_ND, video.mass, frame_N, channels)
         rate_T = self._rates(to_video_N, frame_N)
