@@ -27,6 +27,7 @@ _PLACES = {
     "Frames": "vidcomp.types",
     "Grid": "vidcomp.types",
     "QueryFeatures": "vidcomp.types",
+    "QueryIds": "vidcomp.types",
     "Source": "vidcomp.types",
     "TokenBatch": "vidcomp.types",
     "VideoTokens": "vidcomp.types",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from vidcomp.types import Frames as Frames
     from vidcomp.types import Grid as Grid
     from vidcomp.types import QueryFeatures as QueryFeatures
+    from vidcomp.types import QueryIds as QueryIds
     from vidcomp.types import Source as Source
     from vidcomp.types import TokenBatch as TokenBatch
     from vidcomp.types import VideoTokens as VideoTokens

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.projectors import slow_adaptive_pool, slow_bins, slow_mlp
-from projector_cases import DIM_IN, dense, grids, make, pruned, soft
+from projector_cases import DIM_IN, dense, grids, make, provenance, pruned, soft
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
@@ -36,7 +36,7 @@ def test_tokens_are_means_of_bins_then_the_mlp(grid: Grid, cells: tuple[int, int
 @given(grid=grids, cells=st.tuples(st.integers(1, 6), st.integers(1, 6)))
 def test_provenance_is_the_bins_themselves(grid: Grid, cells: tuple[int, int]) -> None:
     out = make("deco", tokens_per_frame=cells)(dense(grid))
-    share_NTHW = out.weights.to_dense().view(len(out), *grid)
+    share_NTHW = provenance(out).view(len(out), *grid)
     row = 0
     for t in range(grid.t):
         for ys in slow_bins(grid.h, cells[0]):
@@ -107,7 +107,7 @@ def test_tokens_without_their_grid_are_refused() -> None:
     video = dense(Grid(2, 3, 3))
     merged = merge(video, torch.arange(18) // 2)
     for other in (pruned(Grid(2, 3, 3)), soft(Grid(2, 3, 3)), merged):
-        with pytest.raises(ShapeError, match="'deco' pools the dense grid"):
+        with pytest.raises(ShapeError, match="'deco' reads the dense grid"):
             make("deco")(other)
 
 

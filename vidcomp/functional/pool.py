@@ -13,7 +13,14 @@ from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.functional.reduce import wide
 from vidcomp.types import Grid
 
-__all__ = ["adaptive_edges", "adaptive_weights", "bilinear_weights", "grid_weights", "largest"]
+__all__ = [
+    "adaptive_edges",
+    "adaptive_weights",
+    "bilinear_weights",
+    "grid_weights",
+    "largest",
+    "window_weights",
+]
 
 _BLOCK = 1 << 24
 """Numbers that a reduction holds at a time."""
@@ -48,6 +55,21 @@ def bilinear_weights(size: int, bins: int) -> Tensor:
     row_B = torch.arange(bins)
     weights_BS[row_B, low_B] += 1 - (centre_B - low_B)
     weights_BS[row_B, high_B] += centre_B - low_B
+    return weights_BS
+
+
+def window_weights(size: int, kernel: int, stride: int, padding: int = 0) -> Tensor:
+    """[B, S] float64 shares of what the windows of a convolution cover, evenly; rows sum to 1.
+
+    A window that lies in the padding alone counts as the index nearest to it.
+    """
+    bins = (size + 2 * padding - kernel) // stride + 1
+    weights_BS = torch.zeros(max(bins, 0), size, dtype=torch.float64)
+    for i in range(bins):
+        start = i * stride - padding
+        stop = min(max(start + kernel, 1), size)
+        start = min(max(start, 0), size - 1)
+        weights_BS[i, start:stop] = 1 / (stop - start)
     return weights_BS
 
 

@@ -3,23 +3,39 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self, overload
+from typing import ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.config import Config
-from vidcomp.errors import BudgetError, ShapeError
+from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.projectors.checkpoint import load_named, read_weights
-from vidcomp.types import Grid, TokenBatch, VideoTokens
+from vidcomp.types import Grid, Query, TokenBatch, VideoTokens
 
-__all__ = ["Projector", "ProjectorConfig"]
+__all__ = ["Projector", "ProjectorAbout", "ProjectorConfig"]
+
+
+class ProjectorAbout(NamedTuple):
+    """What a reader of the table of projectors wants to know."""
+
+    paper: str = ""
+    """Title (first author, year); empty for what everybody knows."""
+    tokens: str = "as many as in"
+    """How many come out, in words."""
+    reads: Literal["any", "grid"] = "any"
+    """``any``: tokens that were merged or dropped before too; ``grid``: an encoder's dense grid."""
+    checkpoint: str = ""
+    """Whose weights ``load_reference`` takes by their own names: repository and class, or model."""
+    in_order: bool = True
+    """Whether tokens come out in raster order; if not, in that of the latents."""
 
 
 class ProjectorConfig(Config, ABC):
     """Settings that every projector has."""
 
+    about: ClassVar[ProjectorAbout] = ProjectorAbout()
     dim_in: int = Field(ge=1)
     """Features of the encoder's tokens."""
     dim_out: int = Field(ge=1)
@@ -68,6 +84,8 @@ class Projector(nn.Module, ABC):
     config: ProjectorConfig
     is_elastic: bool = False
     """Whether ``budget`` chooses the number of tokens at run time."""
+    asks: ClassVar[type[Query] | None] = None
+    """The kind of query that it reads besides the video, if any."""
     weights_hash: str = ""
     """sha256 of the file that ``config.weights`` names; empty for fresh weights."""
     reference_names: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -76,6 +94,11 @@ class Projector(nn.Module, ABC):
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters, in which it computes; float32 if it has none."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
 
     @abstractmethod
     def num_tokens(self, grid: Grid, budget: int | None = None) -> int:
@@ -87,18 +110,31 @@ class Projector(nn.Module, ABC):
 
     @abstractmethod
     def project(
-        self, videos: Sequence[VideoTokens], budgets: Sequence[int | None]
+        self,
+        videos: Sequence[VideoTokens],
+        budgets: Sequence[int | None],
+        queries: Sequence[Query | None],
     ) -> list[VideoTokens]:
         """The work behind a call: widths are checked, and tokens have the parameters' type."""
 
     @overload
-    def forward(self, video: VideoTokens, budget: int | None = None) -> VideoTokens: ...
+    def forward(
+        self, video: VideoTokens, budget: int | None = None, *, query: Query | None = None
+    ) -> VideoTokens: ...
     @overload
     def forward(
-        self, video: TokenBatch, budget: int | Sequence[int] | None = None
+        self,
+        video: TokenBatch,
+        budget: int | Sequence[int] | None = None,
+        *,
+        query: Query | Sequence[Query] | None = None,
     ) -> TokenBatch: ...
     def forward(
-        self, video: VideoTokens | TokenBatch, budget: int | Sequence[int] | None = None
+        self,
+        video: VideoTokens | TokenBatch,
+        budget: int | Sequence[int] | None = None,
+        *,
+        query: Query | Sequence[Query] | None = None,
     ) -> VideoTokens | TokenBatch:
         """Videos in the language model's space; provenance and extras follow.
 
@@ -106,6 +142,8 @@ class Projector(nn.Module, ABC):
             video: one video or a batch with tokens [N, dim_in] of any float type; never written to.
             budget: tokens allowed for each video (a number each for a batch, or one for all).
                 Elastic projectors use it; the others check it.  ``None``: no limit.
+            query: what is asked about each video (one each for a batch, or one for all), for
+                projectors that say what kind of it they read (``asks``); the others refuse it.
 
         Returns:
             What came in with tokens [M, dim_out]; gradients flow through the tokens only.
@@ -113,22 +151,36 @@ class Projector(nn.Module, ABC):
         Raises:
             ShapeError: other features than ``dim_in``, or no dense grid where one is needed.
             BudgetError: a video would have more tokens than its budget.
+            ConfigError: a query is missing, of another kind, or not wanted.
         """
         if isinstance(video, VideoTokens):
             if isinstance(budget, Sequence):
                 raise BudgetError(f"one video has one budget, got {budget}: pass a single number")
-            (out,) = self._run([video], [budget])
+            if isinstance(query, Sequence):
+                raise ConfigError(f"one video has one query, got {len(query)}: pass a single one")
+            (out,) = self._run([video], [budget], [query])
             return out
         budgets = [*budget] if isinstance(budget, Sequence) else [budget] * len(video)
         if len(budgets) != len(video):
             raise BudgetError(
                 f"{len(video)} videos need as many budgets, got {len(budgets)}: pass one each"
             )
-        return TokenBatch.pack(self._run(list(video), budgets), video.keys)
+        queries = [*query] if isinstance(query, Sequence) else [query] * len(video)
+        if len(queries) != len(video):
+            raise ConfigError(
+                f"{len(video)} videos need as many queries, got {len(queries)}: pass one each"
+            )
+        return TokenBatch.pack(self._run(list(video), budgets, queries), video.keys)
 
-    def many(self, batch: TokenBatch, budgets: Sequence[int] | None = None) -> TokenBatch:
+    def many(
+        self,
+        batch: TokenBatch,
+        budgets: Sequence[int] | None = None,
+        *,
+        queries: Query | Sequence[Query] | None = None,
+    ) -> TokenBatch:
         """Every video of a batch in as few passes as possible; equal to one after another."""
-        out: TokenBatch = self(batch, budgets)
+        out: TokenBatch = self(batch, budgets, query=queries)
         return out
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
@@ -154,12 +206,16 @@ class Projector(nn.Module, ABC):
         return names
 
     def _run(
-        self, videos: Sequence[VideoTokens], budgets: Sequence[int | None]
+        self,
+        videos: Sequence[VideoTokens],
+        budgets: Sequence[int | None],
+        queries: Sequence[Query | None],
     ) -> list[VideoTokens]:
-        dtype = next(self.parameters()).dtype
-        for video in videos:
+        dtype = self.dtype
+        for video, query in zip(videos, queries, strict=True):
             self._check(video)
-        results = self.project([video.to(dtype=dtype) for video in videos], budgets)
+            self._check_query(query)
+        results = self.project([video.to(dtype=dtype) for video in videos], budgets, queries)
         for out, budget in zip(results, budgets, strict=True):
             if budget is not None and len(out) > budget:
                 raise BudgetError(
@@ -167,6 +223,16 @@ class Projector(nn.Module, ABC):
                     f"its budget is {budget}: raise the budget or change the projector's settings"
                 )
         return results
+
+    def _check_query(self, query: Query | None) -> None:
+        wanted = self.asks
+        if query is not None if wanted is None else not isinstance(query, wanted):
+            got = "none" if query is None else type(query).__name__
+            does = "reads no query" if wanted is None else f"reads a {wanted.__name__}"
+            raise ConfigError(
+                f"the projector {self.config.name!r} {does}, got {got}: "
+                f"{'leave it out' if wanted is None else 'pass query='}"
+            )
 
     def _check(self, video: VideoTokens) -> None:
         wanted, tokens = self.config.dim_in, video.tokens

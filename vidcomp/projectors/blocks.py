@@ -94,9 +94,9 @@ class CrossAttention(nn.Module):
         return x_BND.view(b, n, self.heads, -1).transpose(1, 2)
 
 
-def rows_between(table_RD: Tensor, place_N: Tensor) -> Tensor:
-    """[N, D] rows of a table at fractional places in 0..R-1, linear between its rows."""
-    below = place_N.floor().long().clamp(0, len(table_RD) - 1)
+def rows_between(table_RD: Tensor, place: Tensor) -> Tensor:
+    """[..., D] rows of a table at fractional places [...] in 0..R-1, linear between its rows."""
+    below = place.floor().long().clamp(0, len(table_RD) - 1)
     above = (below + 1).clamp(max=len(table_RD) - 1)
-    share = (place_N - below).to(table_RD.dtype)[:, None]
+    share = (place - below).to(table_RD.dtype)[..., None]
     return torch.lerp(table_RD[below], table_RD[above], share)

@@ -4,26 +4,24 @@ DeCo: Decoupling Token Compression from Semantic Abstraction in Multimodal Large
 2024, https://arxiv.org/abs/2405.20985.  The original takes square frames only; here the pooled
 grid keeps the aspect of the frame, and a budget may choose its size at run time.
 
-Legend: T frames, H W patches of a frame, I J pooled cells of a frame, D features.
+Legend: B videos, T frames, H W patches of a frame, J K pooled cells of a frame, D features.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vidcomp.errors import BudgetError, ShapeError
-from vidcomp.functional.geometry import dense, is_dense
+from vidcomp.errors import BudgetError
 from vidcomp.functional.grids import fit_grid
-from vidcomp.functional.merge import resample
-from vidcomp.functional.pool import adaptive_weights, grid_weights
+from vidcomp.functional.pool import adaptive_weights
 from vidcomp.functional.reduce import real
-from vidcomp.projectors.base import Projector, ProjectorConfig
-from vidcomp.projectors.blocks import mlp, untraced
+from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
+from vidcomp.projectors.blocks import mlp
+from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.registry import PROJECTORS
-from vidcomp.types import Grid, VideoTokens
+from vidcomp.types import Grid
 
 __all__ = ["Deco", "DecoConfig"]
 
@@ -31,6 +29,14 @@ __all__ = ["Deco", "DecoConfig"]
 @PROJECTORS.add("deco")
 class DecoConfig(ProjectorConfig):
     """Adaptive average pooling of each frame before an MLP (DeCo)."""
+
+    about = ProjectorAbout(
+        paper="DeCo: Decoupling Token Compression from Semantic Abstraction in Multimodal Large "
+        "Language Models (Yao, 2024)",
+        tokens="`tokens_per_frame` a frame, or what a budget allows",
+        reads="grid",
+        checkpoint="yaolinli/DeCo `mlp_projector`",
+    )
 
     tokens_per_frame: int | tuple[int, int] = 144
     """Cells of a pooled frame: a number, laid out as h x w with the aspect nearest the frame's
@@ -54,7 +60,7 @@ class DecoConfig(ProjectorConfig):
         return Deco(self)
 
 
-class Deco(Projector):
+class Deco(GridwiseProjector):
     """Bins of PyTorch's adaptive pooling, which overlap where they do not divide the frame."""
 
     config: DecoConfig
@@ -65,14 +71,9 @@ class Deco(Projector):
         super().__init__(config)
         self.layers = mlp(config.dim_in, *[config.dim_out] * config.depth)
 
-    def num_tokens(self, grid: Grid, budget: int | None = None) -> int:
+    def cells(self, grid: Grid, budget: int | None = None) -> Grid:
         """``tokens_per_frame`` each; with a budget the largest pooled grid that all frames can
         have within it.
-        """
-        return self.cells(grid, budget).num_patches
-
-    def cells(self, grid: Grid, budget: int | None = None) -> Grid:
-        """The pooled grid.
 
         Raises:
             BudgetError: ``budget`` is less than one token a frame.
@@ -90,44 +91,22 @@ class Deco(Projector):
         h, w = _factored(wanted, grid.h / grid.w) if isinstance(wanted, int) else wanted
         return Grid(grid.t, h, w)
 
-    def project(
-        self, videos: Sequence[VideoTokens], budgets: Sequence[int | None]
-    ) -> list[VideoTokens]:
-        """Every frame pooled, then the pooled tokens of all videos in one pass."""
-        cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
-        pooled = [_pooled(_dense(v), c) for v, c in zip(videos, cells, strict=True)]
-        rows = self.layers(torch.cat(pooled)).split([len(p) for p in pooled])
-        return [_follow(v, c, part) for v, c, part in zip(videos, cells, rows, strict=True)]
-
-
-@untraced
-def _dense(video: VideoTokens) -> Tensor:
-    if not is_dense(video):
-        raise ShapeError(
-            f"the projector 'deco' pools the dense grid of an encoder, got {len(video)} tokens of "
-            f"a grid of {tuple(video.grid)} that were merged, dropped or reordered: leave out the "
-            f"compressors, or project with 'mlp' or 'perceiver' after them"
+    def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
+        """Means of the bins, reduced in float32 or better."""
+        _, _, h, w, _ = x_BTHWD.shape
+        wide_BTHWD = real(x_BTHWD)
+        rows_JH, columns_KW = (
+            adaptive_weights(size, bins).to(wide_BTHWD)
+            for size, bins in ((h, cells.h), (w, cells.w))
         )
-    return dense(video)
+        with torch.autocast(x_BTHWD.device.type, enabled=False):  # means stay means in half
+            x_BTJKD = torch.einsum("jh,kw,bthwd->btjkd", rows_JH, columns_KW, wide_BTHWD)
+        return x_BTJKD.to(x_BTHWD.dtype)
 
-
-def _pooled(x_THWD: Tensor, cells: Grid) -> Tensor:
-    """[T * I * J, D] means of the bins, reduced in float32 or better."""
-    _, h, w, _ = x_THWD.shape
-    wide_THWD = real(x_THWD)
-    rows_IH, columns_JW = (
-        adaptive_weights(size, bins).to(wide_THWD) for size, bins in ((h, cells.h), (w, cells.w))
-    )
-    with torch.autocast(x_THWD.device.type, enabled=False):  # means stay means in half precision
-        x_TIJD = torch.einsum("ih,jw,thwd->tijd", rows_IH, columns_JW, wide_THWD)
-    return x_TIJD.flatten(0, 2).to(x_THWD.dtype)
-
-
-@untraced
-def _follow(video: VideoTokens, cells: Grid, tokens: Tensor) -> VideoTokens:
-    """``tokens`` [T * I * J, D] with all else that belongs to the same means."""
-    axes = [adaptive_weights(size, bins) for size, bins in zip(video.grid, cells, strict=True)]
-    return resample(video, grid_weights(axes, video.tokens.device), tokens)
+    def after(self, x_ND: Tensor) -> Tensor:
+        """The MLP."""
+        out: Tensor = self.layers(x_ND)
+        return out
 
 
 def _factored(count: int, aspect: float) -> tuple[int, int]:

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vidcomp.projectors.base import Projector, ProjectorConfig
+from vidcomp.projectors.base import Projector, ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import mlp
 from vidcomp.registry import PROJECTORS
-from vidcomp.types import Grid, VideoTokens
+from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["Linear", "LinearConfig", "Mlp", "MlpConfig", "RowwiseProjector"]
 
@@ -33,6 +33,7 @@ class RowwiseProjector(Projector):
         self,
         videos: Sequence[VideoTokens],
         budgets: Sequence[int | None],  # noqa: ARG002
+        queries: Sequence[Query | None],  # noqa: ARG002
     ) -> list[VideoTokens]:
         """The same rows in the other space."""
         rows = self.layers(torch.cat([video.tokens for video in videos]))
@@ -43,6 +44,11 @@ class RowwiseProjector(Projector):
 @PROJECTORS.add("linear")
 class LinearConfig(ProjectorConfig):
     """One matrix with bias, as in LLaVA."""
+
+    about = ProjectorAbout(
+        paper="Visual Instruction Tuning (Liu, 2023)",
+        checkpoint="LLaVA `mm_projector` of type linear",
+    )
 
     def module(self) -> "Linear":
         """A ``Linear`` with torch's default initial weights."""
@@ -62,6 +68,12 @@ class Linear(RowwiseProjector):
 @PROJECTORS.add("mlp")
 class MlpConfig(ProjectorConfig):
     """Linear layers with exact GELU between them, as in LLaVA-1.5."""
+
+    about = ProjectorAbout(
+        paper="Improved Baselines with Visual Instruction Tuning (Liu, 2023)",
+        checkpoint="LLaVA-1.5 `mm_projector` of type mlpNx_gelu, transformers' "
+        "LlavaMultiModalProjector",
+    )
 
     depth: int = Field(2, ge=1)
     """Linear layers: the ``N`` of LLaVA's ``mlpNx_gelu``."""

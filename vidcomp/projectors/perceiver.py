@@ -6,24 +6,21 @@ of flamingo-pytorch (``frames_per_clip=1``: every frame by itself).  Both index 
 embeddings and fail on longer videos; here the tables are interpolated, as in the paper.  Tokens
 may have been merged or dropped before: a token's time is its position, whole or not.
 
-Legend: B clips of all videos, N tokens of the longest clip, K latents, D features, R rows of one
-video or of a table.
+Legend: B clips of all videos, N tokens of the longest clip, K latents, D features, R rows of a
+table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vidcomp.errors import ShapeError
-from vidcomp.functional.geometry import local_positions
-from vidcomp.projectors.base import Projector, ProjectorConfig
-from vidcomp.projectors.blocks import CrossAttention, rows_between, untraced
-from vidcomp.projectors.sets import RowSets
+from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
+from vidcomp.projectors.blocks import CrossAttention, rows_between
+from vidcomp.projectors.sets import ClipSets, SetwiseProjector
 from vidcomp.registry import PROJECTORS
-from vidcomp.types import Grid, VideoTokens
 
 __all__ = ["Layer", "Perceiver", "PerceiverConfig"]
 
@@ -31,6 +28,13 @@ __all__ = ["Layer", "Perceiver", "PerceiverConfig"]
 @PROJECTORS.add("perceiver")
 class PerceiverConfig(ProjectorConfig):
     """Latents that cross-attend to all tokens of a clip (Flamingo)."""
+
+    about = ProjectorAbout(
+        paper="Flamingo: a Visual Language Model for Few-Shot Learning (Alayrac, 2022)",
+        tokens="`num_latents` a clip",
+        checkpoint="open_flamingo and flamingo-pytorch PerceiverResampler",
+        in_order=False,
+    )
 
     num_latents: int = Field(64, ge=1)
     """Tokens out of every clip."""
@@ -95,13 +99,11 @@ class Layer(nn.Module):
         return query, key, mask
 
 
-class Perceiver(Projector):
+class Perceiver(SetwiseProjector):
     """The resampler; if ``dim_out`` is not ``dim_in``, a linear layer ``output`` follows it.
 
-    Tokens out are clip by clip, and inside a clip in the order of the latents, which the language
-    model learns by; they are not in raster order.  Their soft provenance is the attention of the
-    last layer, averaged over heads: where the latent looked last, not all that it has seen.
-    A clip whose tokens were all dropped before has none here either.
+    The soft provenance of a latent is the attention of the last layer, averaged over heads: where
+    it looked last, not all that it has seen.
     """
 
     config: PerceiverConfig
@@ -124,28 +126,24 @@ class Perceiver(Projector):
         same = config.dim_out == dim
         self.output = nn.Identity() if same else nn.Linear(dim, config.dim_out)
 
-    def num_tokens(self, grid: Grid, budget: int | None = None) -> int:  # noqa: ARG002
-        """``num_latents`` a clip."""
-        return self.config.num_latents * self._num_clips(grid)
+    @property
+    def num_latents(self) -> int:
+        """As the settings say."""
+        return self.config.num_latents
+
+    @property
+    def frames_per_clip(self) -> int | None:
+        """As the settings say."""
+        return self.config.frames_per_clip
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of OpenFlamingo or of flamingo-pytorch (``media_pos_emb``)."""
         renamed = {"media_pos_emb": "media_time_embs"}
         return super().load_reference({renamed.get(n, n): t for n, t in state.items()})
 
-    def project(
-        self,
-        videos: Sequence[VideoTokens],
-        budgets: Sequence[int | None],  # noqa: ARG002
-    ) -> list[VideoTokens]:
-        """Clips of all videos side by side, short ones masked."""
-        clips = [self._clip_of_rows(video) for video in videos]
-        sets = RowSets.of(clips)
-        embedded = [self._embed(v, c) for v, c in zip(videos, clips, strict=True)]
-        latents_BKD, sources_BKN = self._read(sets.pad(torch.cat(embedded)), sets.mask)
-        return sets.videos(videos, latents_BKD, sources_BKN)
-
-    def _read(self, clip_BND: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+    def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
+        """Layer after layer; the sources are those of the last."""
+        clip_BND, mask_BN = self._embedded(clips), clips.mask
         latents = before = self.latents.expand(len(clip_BND), -1, -1)
         for layer in self.layers:
             before, latents = latents, layer(latents, clip_BND, mask_BN)
@@ -153,36 +151,22 @@ class Perceiver(Projector):
             sources = cast(Layer, self.layers[-1]).sources(before, clip_BND, mask_BN)
         return self.output(self.norm(latents)), sources
 
-    def _num_clips(self, grid: Grid) -> int:
-        length = self.config.frames_per_clip
-        return 1 if length is None else -(-grid.t // length)
-
-    @untraced
-    def _clip_of_rows(self, video: VideoTokens) -> Tensor:
-        """[R] int64 clip of each row; a token merged over frames belongs to that of its centre."""
-        if not len(video):
-            raise ShapeError("the projector 'perceiver' reads at least one token, got none: skip")
-        length = self.config.frames_per_clip or video.grid.t
-        # The centre of rows merged inside one frame may be off that frame by a rounding error.
-        return (local_positions(video)[:, 0] + 1e-3).div(length, rounding_mode="floor").long()
-
-    def _embed(self, video: VideoTokens, clip_R: Tensor) -> Tensor:
-        """[R, D] tokens with the embeddings of their frame in the clip and of their clip."""
-        tokens = video.tokens
-        length = self.config.frames_per_clip or video.grid.t
+    def _embedded(self, clips: ClipSets) -> Tensor:
+        """[B, N, D] tokens with the embeddings of their frame in the clip and of their clip."""
+        tokens = clips.rows
         if self.config.max_frames:
-            frame_R = local_positions(video)[:, 0] - clip_R * length
-            tokens = tokens + _stretched(self.frame_embs, frame_R, length)
+            frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
+            tokens = tokens + _stretched(self.frame_embs, frame_BN, length_B1)
         if self.config.max_clips:
-            table = self.media_time_embs.squeeze(1)
-            tokens = tokens + _stretched(table, clip_R.float(), self._num_clips(video.grid))
+            number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
+            tokens = tokens + _stretched(self.media_time_embs.squeeze(1), number_B1, count_B1)
         return tokens
 
 
-def _stretched(table_RD: Tensor, place_N: Tensor, length: int) -> Tensor:
-    """[N, D] embeddings of places in 0..length-1; row by row while the table is long enough, else
-    the whole table is spread from the first place to the last.
+def _stretched(table_RD: Tensor, place_BN: Tensor, length_B1: Tensor) -> Tensor:
+    """[B, N, D] embeddings of places in 0..length-1; row by row while the table is long enough,
+    else the whole table is spread from the first place to the last.
     """
-    if length > len(table_RD):
-        place_N = place_N * ((len(table_RD) - 1) / (length - 1))
-    return rows_between(table_RD, place_N)
+    rows = len(table_RD)
+    stretch_B1 = (rows - 1) / (length_B1 - 1).clamp(min=1)
+    return rows_between(table_RD, place_BN * stretch_B1.where(length_B1 > rows, 1))

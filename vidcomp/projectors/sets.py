@@ -1,9 +1,10 @@
 """Rows of videos as sets that latents read from, and what the latents read as provenance.
 
 Legend: R rows of all videos, B sets of all videos, N rows of the largest set, K latents of a set,
-D features, P source patches.
+D features in, E features out, P source patches.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vidcomp.errors import ShapeError
+from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.merge import resample
+from vidcomp.projectors.base import Projector
 from vidcomp.projectors.blocks import untraced
-from vidcomp.types import VideoTokens
+from vidcomp.types import Grid, Query, VideoTokens
 
-__all__ = ["RowSets"]
+__all__ = ["ClipSets", "RowSets", "SetwiseProjector"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -81,6 +85,141 @@ class RowSets:
             results.append(resample(video, weights, tokens.flatten(0, 1)))
             first_row += len(video)
         return results
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ClipSets:
+    """What latents read from: the rows of each clip of all videos, side by side."""
+
+    rows: Tensor
+    """[B, N, D] float, zeros where there is none."""
+    mask: Tensor | None
+    """[B, N] bool, True where a row is; ``None`` if all clips are full."""
+    places: Tensor
+    """[B, N, 3] float32 (t, h, w) of each row, t counted from the clip's first frame; fractional
+    where tokens were merged."""
+    sizes: Tensor
+    """[B, 3] int64: frames of a clip (of a full one), height and width of its grid."""
+    numbers: Tensor
+    """[B, 2] int64: number of the clip in its video, and clips of that video."""
+    num_latents: int
+    """K, the tokens wanted of each clip."""
+    queries: Sequence[Query | None]
+    """What is asked about each of the B clips."""
+
+
+class SetwiseProjector(Projector):
+    """Latents that read the rows of a clip, whatever was merged or dropped before.
+
+    Subclasses write ``read`` and say ``num_latents`` and ``frames_per_clip``.  Tokens out are clip
+    by clip, and inside a clip in the order of the latents, which the language model learns by; they
+    are not in raster order.  A clip whose tokens were all dropped before has none here either.
+    """
+
+    @abstractmethod
+    def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
+        """[B, K, E] what the latents of each clip became, and [B, K, N] float32 shares of the rows
+        in what each latent read (rows sum to 1, 0 where there is no row).
+        """
+
+    @property
+    @abstractmethod
+    def num_latents(self) -> int:
+        """Tokens out of a clip (at most, if a budget chooses)."""
+
+    @property
+    def frames_per_clip(self) -> int | None:
+        """Frames that one set of latents reads; ``None``: all of the video."""
+        return None
+
+    def latents_within(self, grid: Grid, budget: int | None) -> int:  # noqa: ARG002
+        """Tokens of a clip if a video of this grid may have ``budget``: always ``num_latents``,
+        unless the latents are elastic.
+
+        Raises:
+            BudgetError: elastic, and ``budget`` is less than a token a clip.
+        """
+        return self.num_latents
+
+    def num_tokens(self, grid: Grid, budget: int | None = None) -> int:
+        """``latents_within`` a clip."""
+        return self.latents_within(grid, budget) * self.num_clips(grid)
+
+    def num_clips(self, grid: Grid) -> int:
+        """Clips of a video; the last may be shorter."""
+        length = self.frames_per_clip
+        return 1 if length is None else -(-grid.t // length)
+
+    def features(self, video: VideoTokens) -> Tensor:
+        """[R, D] what of a video is read: its tokens, unless a method reads extras too."""
+        return video.tokens
+
+    def project(
+        self,
+        videos: Sequence[VideoTokens],
+        budgets: Sequence[int | None],
+        queries: Sequence[Query | None],
+    ) -> list[VideoTokens]:
+        """Clips of all videos that want the same number of latents side by side, short ones
+        masked.
+        """
+        wanted = [self.latents_within(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
+        found: dict[int, VideoTokens] = {}
+        for count in sorted(set(wanted)):
+            index = [i for i, k in enumerate(wanted) if k == count]
+            some, asked = [videos[i] for i in index], [queries[i] for i in index]
+            found |= zip(index, self._read(some, asked, count), strict=True)
+        return [found[i] for i in range(len(videos))]
+
+    def _read(
+        self, videos: Sequence[VideoTokens], queries: Sequence[Query | None], num_latents: int
+    ) -> list[VideoTokens]:
+        clips = [self._clip_of_rows(video) for video in videos]
+        sets = RowSets.of(clips)
+        places = [self._places(v, c) for v, c in zip(videos, clips, strict=True)]
+        kinds = [self._kinds(v, c) for v, c in zip(videos, clips, strict=True)]
+        sizes_B3, numbers_B2 = torch.split(torch.cat(kinds), [3, 2], dim=1)
+        tokens_BKE, sources_BKN = self.read(
+            ClipSets(
+                rows=sets.pad(torch.cat([self.features(video) for video in videos])),
+                mask=sets.mask,
+                places=sets.pad(torch.cat(places)),
+                sizes=sizes_B3,
+                numbers=numbers_B2,
+                num_latents=num_latents,
+                queries=[q for q, n in zip(queries, sets.counts, strict=True) for _ in range(n)],
+            )
+        )
+        return sets.videos(videos, tokens_BKE, sources_BKN)
+
+    @untraced
+    def _clip_of_rows(self, video: VideoTokens) -> Tensor:
+        """[R] int64 clip of each row; a token merged over frames belongs to that of its centre."""
+        if not len(video):
+            raise ShapeError(
+                f"the projector {self.config.name!r} reads at least one token, got none: skip the "
+                f"video"
+            )
+        length = self.frames_per_clip or video.grid.t
+        # The centre of rows merged inside one frame may be off that frame by a rounding error.
+        return (local_positions(video)[:, 0] + 1e-3).div(length, rounding_mode="floor").long()
+
+    @untraced
+    def _places(self, video: VideoTokens, clip_R: Tensor) -> Tensor:
+        places_R3 = local_positions(video).clone()
+        places_R3[:, 0] -= clip_R * (self.frames_per_clip or video.grid.t)
+        return places_R3
+
+    @untraced
+    def _kinds(self, video: VideoTokens, clip_R: Tensor) -> Tensor:
+        """[clips, 5] sizes and numbers of the clips that have rows."""
+        t, h, w = video.grid
+        number = torch.unique(clip_R)
+        fixed = number.new_tensor([self.frames_per_clip or t, h, w, self.num_clips(video.grid)])
+        return torch.cat(
+            [fixed[:3].expand(len(number), 3), number[:, None], fixed[3:].expand(len(number), 1)],
+            dim=1,
+        )
 
 
 def _to_sparse(sources_CKN: Tensor, rows_CN: Tensor, num_rows: int) -> Tensor:

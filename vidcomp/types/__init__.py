@@ -6,7 +6,17 @@ many VideoTokens make a TokenBatch (packed) and, only on the way into a model, P
 
 from vidcomp.types.batch import PaddedTokens, TokenBatch
 from vidcomp.types.frames import Frames, Source
-from vidcomp.types.query import QueryFeatures
+from vidcomp.types.query import Query, QueryFeatures, QueryIds
 from vidcomp.types.tokens import Grid, VideoTokens
 
-__all__ = ["Frames", "Grid", "PaddedTokens", "QueryFeatures", "Source", "TokenBatch", "VideoTokens"]
+__all__ = [
+    "Frames",
+    "Grid",
+    "PaddedTokens",
+    "Query",
+    "QueryFeatures",
+    "QueryIds",
+    "Source",
+    "TokenBatch",
+    "VideoTokens",
+]

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vidcomp.errors import ShapeError
 
-__all__ = ["QueryFeatures"]
+__all__ = ["Query", "QueryFeatures", "QueryIds"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -27,3 +28,28 @@ class QueryFeatures:
                 f"a query's embedding must be [Q, D] float with at least one row, got "
                 f"{list(shape)} {self.embedding.dtype}: add the axis with embedding[None]"
             )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class QueryIds:
+    """A text as token ids, for stages that have a table of word embeddings of their own.
+
+    Raises:
+        ShapeError: not [Q] integers, or empty.
+    """
+
+    ids: Tensor
+    """[Q] int64: ids of the tokenizer that the stage was trained with, without padding, on any
+    device."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.ids.shape)
+        if len(shape) != 1 or 0 in shape or self.ids.dtype != torch.int64:
+            raise ShapeError(
+                f"the token ids of a query must be [Q] int64 with at least one, got {list(shape)} "
+                f"{self.ids.dtype}: pass the ids of one text, without padding"
+            )
+
+
+Query = QueryFeatures | QueryIds
+"""What a stage may be asked by."""
