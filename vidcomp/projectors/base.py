@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidcomp.config import Config
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
+from vidcomp.projectors.blocks import FrameEmbedding
 from vidcomp.projectors.checkpoint import load_named, read_weights
 from vidcomp.types import Grid, Query, TokenBatch, VideoTokens
 
@@ -186,12 +187,15 @@ class Projector(nn.Module, ABC):
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights of the original checkpoint by its own names, or of our own ``state_dict()``.
 
+        A ``FrameEmbedding`` that the checkpoint does not know becomes zero, and changes nothing.
+
         Raises:
             ShapeError: a name is missing or left over, or a shape differs.
         """
         names = self.original_names()
         if set(state) == set(names):
             names = {name: name for name in names}
+        state = {**self._frame_embeddings(names), **state}
         load_named(self, state, names, title=f"the projector {self.config.name!r}")
         return self
 
@@ -204,6 +208,11 @@ class Projector(nn.Module, ABC):
                 original = re.sub(pattern, replacement, original)
             names[name] = original
         return names
+
+    def _frame_embeddings(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """Zeros for every ``FrameEmbedding`` by its name in a checkpoint."""
+        found = {n: m for n, m in self.named_modules() if isinstance(m, FrameEmbedding)}
+        return {names[f"{n}.weight"]: torch.zeros_like(m.weight) for n, m in found.items()}
 
     def _run(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["CrossAttention", "mlp", "rows_between", "untraced"]
+__all__ = ["CrossAttention", "FrameEmbedding", "mlp", "rows_between", "stretched_rows", "untraced"]
 
 A = ParamSpec("A")
 R = TypeVar("R")
@@ -100,3 +100,42 @@ def rows_between(table_RD: Tensor, place: Tensor) -> Tensor:
     above = (below + 1).clamp(max=len(table_RD) - 1)
     share = (place - below).to(table_RD.dtype)[..., None]
     return torch.lerp(table_RD[below], table_RD[above], share)
+
+
+def stretched_rows(table_RD: Tensor, place: Tensor, length: Tensor | int) -> Tensor:
+    """[..., D] rows of a table at places in 0..length-1; row by row while the table is long
+    enough, else the whole table is spread from the first place to the last.
+
+    Args:
+        table_RD: learned rows, as of frames.
+        place: [...] float or int, fractional between places.
+        length: places there are, a number or one for each ``place`` (broadcast).
+    """
+    rows = len(table_RD)
+    if isinstance(length, int):
+        stretch = (rows - 1) / (length - 1) if length > rows else 1.0
+        return rows_between(table_RD, place * stretch)
+    spread = (rows - 1) / (length - 1).clamp(min=1)
+    return rows_between(table_RD, place * spread.where(length > rows, 1))
+
+
+class FrameEmbedding(nn.Module):
+    """A learned vector for each frame of a clip, for methods that do not see the order of frames.
+
+    It is zero before training, so that it changes no answer of a loaded checkpoint, in which it may
+    be missing.
+    """
+
+    def __init__(self, max_frames: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(max_frames, dim))
+
+    def forward(self, frame: Tensor, num_frames: Tensor | int) -> Tensor:
+        """[..., D] to be added to what belongs to the frames.
+
+        Args:
+            frame: [...] place of a frame in its clip, fractional between frames.
+            num_frames: frames of the clip, one number or one for each ``frame`` (broadcast); the
+                table is stretched linearly over more than ``max_frames``.
+        """
+        return stretched_rows(self.weight, frame, num_frames)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import CrossAttention, rows_between
+from vidcomp.projectors.blocks import CrossAttention, stretched_rows
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
 from vidcomp.registry import PROJECTORS
 
@@ -156,17 +156,8 @@ class Perceiver(SetwiseProjector):
         tokens = clips.rows
         if self.config.max_frames:
             frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
-            tokens = tokens + _stretched(self.frame_embs, frame_BN, length_B1)
+            tokens = tokens + stretched_rows(self.frame_embs, frame_BN, length_B1)
         if self.config.max_clips:
             number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
-            tokens = tokens + _stretched(self.media_time_embs.squeeze(1), number_B1, count_B1)
+            tokens = tokens + stretched_rows(self.media_time_embs.squeeze(1), number_B1, count_B1)
         return tokens
-
-
-def _stretched(table_RD: Tensor, place_BN: Tensor, length_B1: Tensor) -> Tensor:
-    """[B, N, D] embeddings of places in 0..length-1; row by row while the table is long enough,
-    else the whole table is spread from the first place to the last.
-    """
-    rows = len(table_RD)
-    stretch_B1 = (rows - 1) / (length_B1 - 1).clamp(min=1)
-    return rows_between(table_RD, place_BN * stretch_B1.where(length_B1 > rows, 1))
