@@ -1,8 +1,9 @@
-"""A real S3 server for the tests of remote stores; they skip where it is not installed."""
+"""A real S3 server for the tests of remote stores, which skip where there is none; a clock."""
 
 import itertools
 
 import pytest
+from compacting import COMPACT, real
 
 _numbers = itertools.count()
 
@@ -30,3 +31,16 @@ def remote(s3_server, tmp_path):
     proxy.clear()
     yield Remote(server, proxy, bucket, tmp_path)
     proxy.clear()
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Moves the clock that grace periods are measured with."""
+    moved = [0.0]
+
+    def move(seconds):
+        moved[0] += seconds
+
+    monkeypatch.setattr(COMPACT, "time", lambda: real() + moved[0])
+    monkeypatch.setattr("vidcomp.store.commit.time.time", lambda: real() + moved[0])
+    return move
