@@ -7,12 +7,13 @@ tokens themselves, so that pictures may have holes, and several tokens may lie i
 Legend: N tokens, M nodes (tokens first, then level by level), L levels, D features, E pairs.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vidcomp.functional.reduce import group_sum, real, wide
+from vidcomp.functional.reduce import follow, group_sum, real, wide
 
 __all__ = [
     "NodeRows",
@@ -28,6 +29,8 @@ __all__ = [
 
 _BLOCK = 1 << 22
 """Numbers that are compared at a time."""
+_SMALL_BLOCK = 1 << 17
+"""The same where they should stay in the processor's cache."""
 
 
 class Quadtree(NamedTuple):
@@ -42,10 +45,9 @@ class Quadtree(NamedTuple):
     box: Tensor
     """[M, 4] int64 (h, w) of the first cell and (h, w) past the last, holes included."""
     before: Tensor
-    """[L, N] int64 for each level and token, the node of the picture before in whose box the
-    token lies, or -1."""
-    after: Tensor | None
-    """The same in the picture after; ``None`` without holes, as all is said by ``before``."""
+    """[M] int64 the smallest node of the picture before whose box has that of the node, or -1."""
+    after: Tensor
+    """The same in the picture after."""
 
 
 class NodeRows(NamedTuple):
@@ -94,7 +96,6 @@ def quadtree(
     pyramid = pyramid[: max(1, len(pyramid) - skip)]
     levels = [_Level(frame_N, cell_N2, cell_N2, pyramid[0])]
     num_cells = len(torch.unique(levels[0].key(frame_N, cell_N2)))
-    dense = len(frame_N) == num_cells == (int(frame_N.max()) + 1) * side[0] * side[1]
     parents, first = [], 0
     # Tokens that share a cell have that cell above them, and then cells of cells.
     for edges in pyramid if num_cells < len(frame_N) else pyramid[1:]:
@@ -104,13 +105,15 @@ def quadtree(
         levels.append(above)
         parents.append(parent + first)
     sizes = torch.tensor([0] + [len(level.frame) for level in levels])
+    parent_M = torch.cat([*parents, torch.full_like(levels[-1].frame, -1)])
+    starts = tuple(sizes.cumsum(0).tolist())
     return Quadtree(
-        parent=torch.cat([*parents, torch.full_like(levels[-1].frame, -1)]),
-        starts=tuple(sizes.cumsum(0).tolist()),
+        parent=parent_M,
+        starts=starts,
         frame=torch.cat([level.frame for level in levels]),
         box=torch.cat([_boxes(level) for level in levels]),
-        before=_in_next(levels, -1),
-        after=None if dense else _in_next(levels, 1),
+        before=_in_next(levels, starts, parent_M, -1),
+        after=_in_next(levels, starts, parent_M, 1),
     )
 
 
@@ -146,17 +149,16 @@ def links_in_time(tree: Quadtree, cover_M: Tensor) -> Tensor:
 
     Each pair once, the lower node first.
     """
-    own_N = cover_M[: tree.starts[1]]
-    pairs = []
-    for nodes_LN in (tree.before, tree.after):
-        if nodes_LN is None:
-            continue
-        is_leaf_LN = (nodes_LN >= 0) & (cover_M[nodes_LN] == nodes_LN)
-        other_N = torch.where(is_leaf_LN, nodes_LN, -1).amax(dim=0)  # at most one level has it
-        found = other_N >= 0
-        pairs.append(torch.stack([own_N[found], other_N[found]]))
-    pair_2E = torch.cat(pairs, dim=1)
-    key_E = torch.unique(pair_2E.amin(dim=0) * len(cover_M) + pair_2E.amax(dim=0))
+    leaf_K = (cover_M == torch.arange(len(cover_M), device=cover_M.device)).nonzero().squeeze(1)
+    keys = []
+    for next_M in (tree.before, tree.after):
+        other_K = follow(next_M[leaf_K], cover_M)  # the leaf that it lies in, if any is so large
+        found = other_K >= 0
+        if next_M is tree.after:  # of two of one size either lies in the other
+            found &= follow(other_K, tree.before) != leaf_K
+        one, two = leaf_K[found], other_K[found]
+        keys.append(torch.minimum(one, two) * len(cover_M) + torch.maximum(one, two))
+    key_E = torch.cat(keys).sort().values
     return torch.stack([key_E // len(cover_M), key_E % len(cover_M)], dim=1)
 
 
@@ -173,15 +175,16 @@ def node_rows(
         equal: all children of a node count alike, whatever they stand for.
     """
     x_ND = x_ND.detach()
-    below, mass, means = x_ND, mass_N, [real(x_ND[:0])]
+    num_tokens = len(x_ND)
+    mean_KD = real(x_ND[:0]).new_empty(len(tree.parent) - num_tokens, x_ND.shape[1])
+    below, mass = x_ND, mass_N
     for low, high, end in zip(tree.starts, tree.starts[1:], tree.starts[2:], strict=False):
         parent = tree.parent[low:high] - high
         weight = torch.ones_like(mass) if equal else mass
         share = wide(weight) / group_sum(weight, parent, end - high)[parent]
-        below = group_sum(below, parent, end - high, share, dtype=means[0].dtype)
+        means = mean_KD[high - num_tokens : end - num_tokens]
+        below = means.copy_(group_sum(below, parent, end - high, share, dtype=mean_KD.dtype))
         mass = group_sum(mass, parent, end - high)
-        means.append(below)
-    mean_KD = torch.cat(means)
     scale = [_scales(rows, heads) for rows in (x_ND, mean_KD)]
     return NodeRows(x_ND, mean_KD, torch.cat(scale))
 
@@ -209,10 +212,10 @@ def node_scores(tree: Quadtree, rows: NodeRows, *, corner: bool = False) -> Tens
 
 def alike(rows: NodeRows, a_E: Tensor, b_E: Tensor) -> Tensor:
     """[E] float32 cosines of pairs of nodes, means over heads; zeros are like zeros only."""
-    step = max(1, _BLOCK // max(1, rows.tokens.shape[1]))
     found = [real(rows.scale[:0, 0])]
+    step = _rows_at_a_time(rows.tokens)
     for a, b in zip(torch.split(a_E, step), torch.split(b_E, step), strict=True):
-        dot_EH = (_units(rows, a) * _units(rows, b)).sum(dim=-1)
+        dot_EH = _units(rows, a).mul_(_units(rows, b)).sum(dim=-1)
         zero_EH = (rows.scale[a] == 0) & (rows.scale[b] == 0)
         found.append(torch.where(zero_EH, 1, dot_EH).mean(dim=-1))
     return torch.cat(found).float()
@@ -258,17 +261,16 @@ def _boxes(level: _Level) -> Tensor:
     return torch.stack([edge_h[h], edge_w[w], edge_h[h + 1], edge_w[w + 1]], dim=1)
 
 
-def _in_next(levels: list[_Level], step: int) -> Tensor:
-    """[L, N] the node of the next (or last) picture in whose box each token lies, or -1."""
-    found, first = [], 0
-    frame_N = levels[0].frame + step
-    for level in levels:
+def _in_next(levels: list[_Level], starts: tuple[int, ...], parent_M: Tensor, step: int) -> Tensor:
+    """[M] the smallest node of the next (or last) picture whose box has that of the node, or -1."""
+    next_M = torch.full_like(parent_M, -1)
+    for level, (low, high) in reversed(list(zip(levels, pairwise(starts), strict=True))):
         key, row = level.key(level.frame, level.cell).sort(stable=True)  # the first of equals
-        wanted = level.key(frame_N, level.token_cell)
+        wanted = level.key(level.frame + step, level.cell)
         place = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
-        found.append(torch.where(key[place] == wanted, row[place] + first, -1))
-        first += len(level.frame)
-    return torch.stack(found)
+        above = follow(parent_M[low:high], next_M)
+        next_M[low:high] = torch.where(key[place] == wanted, row[place] + low, above)
+    return next_M
 
 
 def _first_cells(tree: Quadtree, node: Tensor) -> Tensor:
@@ -282,7 +284,7 @@ def _first_cells(tree: Quadtree, node: Tensor) -> Tensor:
 def _scales(x_ND: Tensor, heads: int) -> Tensor:
     """[N, heads] what brings each part of a row to length 1, 0 for zeros."""
     found = [real(x_ND[:0, :1]).expand(0, heads)]
-    for part in torch.split(x_ND, max(1, _BLOCK // max(1, x_ND.shape[1]))):
+    for part in torch.split(x_ND, _rows_at_a_time(x_ND)):
         wide_NHd = wide(part).reshape(len(part), heads, x_ND.shape[1] // heads)
         largest_NH = wide_NHd.abs().amax(dim=-1)
         safe_NH = torch.where(largest_NH > 0, largest_NH, 1)
@@ -294,11 +296,13 @@ def _scales(x_ND: Tensor, heads: int) -> Tensor:
 def _units(rows: NodeRows, node_E: Tensor) -> Tensor:
     """[E, heads, D / heads] parts of length 1."""
     num_tokens, heads = len(rows.tokens), rows.scale.shape[1]
-    is_token = node_E < num_tokens
-    x_ED = rows.means.new_empty(len(node_E), rows.tokens.shape[1])
-    x_ED[is_token] = rows.tokens[node_E[is_token]].to(x_ED.dtype)
-    x_ED[~is_token] = rows.means[node_E[~is_token] - num_tokens]
-    unit_EHd: Tensor = (
-        x_ED.reshape(len(x_ED), heads, x_ED.shape[1] // heads) * rows.scale[node_E][..., None]
-    )
-    return unit_EHd
+    above = (node_E >= num_tokens).nonzero().squeeze(1)
+    x_ED = rows.tokens[node_E.clamp(max=num_tokens - 1)].to(rows.means.dtype)
+    if len(above):
+        x_ED[above] = rows.means[node_E[above] - num_tokens]
+    unit_EHd = x_ED.reshape(len(x_ED), heads, x_ED.shape[1] // heads)
+    return unit_EHd.mul_(rows.scale[node_E][..., None])
+
+
+def _rows_at_a_time(x_ND: Tensor) -> int:
+    return max(1, (_BLOCK if x_ND.is_cuda else _SMALL_BLOCK) // max(1, x_ND.shape[1]))

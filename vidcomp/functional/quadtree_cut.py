@@ -9,7 +9,6 @@ links, or parts of the last node, are then let go one by one.
 Legend: N tokens, M nodes, E links, I inner nodes by falling score.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,6 +37,21 @@ class _State(NamedTuple):
     """[E, 2] nodes, the most similar first; none closes a circle, as each leaf has one at most that
     goes back in time."""
 
+    @property
+    def groups(self) -> int:
+        return self.leaves - len(self.links)
+
+
+class _Pairs(NamedTuple):
+    """Leaves of neighbouring pictures, one of whose boxes has the other."""
+
+    key: Tensor
+    """[E] int64 lower node x M + higher node, ascending."""
+    cosine: Tensor
+    """[E] float32."""
+    later: Tensor
+    """[E] int64 the node that goes back in time."""
+
 
 def cut_to(tree: Quadtree, rows: NodeRows, num_groups: int) -> Tensor:
     """[N] int64 group of each token, in 0..num_groups - 1.
@@ -49,26 +63,116 @@ def cut_to(tree: Quadtree, rows: NodeRows, num_groups: int) -> Tensor:
         rows: features of the nodes.
         num_groups: 1 to N.
     """
-    score_M = node_scores(tree, rows)
-    num_tokens = tree.starts[1]
-    inner_I = score_M[num_tokens:].argsort(descending=True, stable=True) + num_tokens
-
-    def state(kept: int, last: int) -> _State:
-        """The first ``kept`` nodes stay whole; links reach as far as the node before ``last``."""
-        whole = float(score_M[inner_I[last - 1]]) if last else torch.inf
-        return _state(tree, rows, inner_I[:kept], (4 * whole * abs(whole) - 1) / 3)
-
-    kept = _bisect(lambda i: _groups(state(i, i)) <= num_groups, len(inner_I))
+    cuts = _Cuts(tree, rows)
+    kept = cuts.find(num_groups)
     if kept is None:
-        return _joined(tree, _state(tree, rows, inner_I, -torch.inf), num_groups)
+        return _joined(tree, cuts.state(len(cuts.inner), reach=None), num_groups)
     if kept:
-        finer = state(kept - 1, kept)
-        if _groups(finer) <= num_groups:
+        finer = cuts.state(kept - 1, reach=kept)
+        if finer.groups <= num_groups:
             return _joined(tree, finer, num_groups)
-    found = state(kept, kept)
+    found = cuts.state(kept, reach=kept)
     if found.leaves >= num_groups:
         return _joined(tree, found, num_groups)
-    return _split(tree, rows, found, inner_I[:kept], num_groups)
+    return _split(tree, rows, found, cuts.inner[:kept], num_groups)
+
+
+class _Cuts:
+    """Trees cut at one threshold after another."""
+
+    def __init__(self, tree: Quadtree, rows: NodeRows) -> None:
+        self._tree, self._rows = tree, rows
+        num_tokens = tree.starts[1]
+        score_I = node_scores(tree, rows)[num_tokens:]
+        order_I = score_I.argsort(descending=True, stable=True)
+        self.inner = order_I + num_tokens
+        """[I] int64 inner nodes by falling score."""
+        self._score = score_I[order_I]
+        self._known: list[_Pairs] = []
+        """Of cuts near the next one, which has mostly the same pairs."""
+
+    def find(self, num_groups: int) -> int | None:
+        """How many inner nodes stay whole: so many leave ``num_groups`` or fewer, one less more.
+
+        The fewest such, if groups only get fewer; ``None`` if even all of them leave more.
+        """
+        low, high = 0, len(self.inner)
+        if self._tree.starts[1] <= num_groups:
+            return low
+        fits, *ends = self._fits(high, num_groups) if high else (False, None)
+        if not fits:
+            return None
+        ends = [None, *ends]
+        while high - low > 1:
+            middle = (low + high) // 2
+            self._known = [pairs for pairs in ends if pairs is not None]
+            fits, pairs = self._fits(middle, num_groups)
+            low, high = (low, middle) if fits else (middle, high)
+            ends[fits] = pairs
+        return high
+
+    def state(self, kept: int, reach: int | None) -> _State:
+        """The first ``kept`` nodes stay whole.
+
+        Args:
+            kept: 0 to I.
+            reach: leaves are linked if they are as alike as the score of the node before this one
+                asks for; 0: none are, ``None``: all are.
+        """
+        cover_M, leaves = self._cover(kept)
+        if reach == 0:
+            return _State(cover_M, leaves, cover_M.new_zeros(0, 2))
+        pairs = self._pairs(cover_M)
+        order_E = pairs.cosine.argsort(descending=True, stable=True)
+        order_E = order_E[pairs.cosine[order_E] >= self._floor(reach)]
+        # Ties go to the lower nodes, by which the pairs are sorted.
+        rank_M = torch.full_like(cover_M, len(pairs.key))
+        rank_E = torch.arange(len(order_E), device=order_E.device)
+        rank_M.scatter_reduce_(0, pairs.later[order_E], rank_E, "amin")
+        key_E = pairs.key[order_E[rank_M[pairs.later[order_E]] == rank_E]]
+        links = torch.stack([key_E // len(cover_M), key_E % len(cover_M)], dim=1)
+        return _State(cover_M, leaves, links)
+
+    def _fits(self, kept: int, num_groups: int) -> tuple[bool, _Pairs | None]:
+        """Whether a cut makes so few groups, and its pairs, if they were looked at."""
+        cover_M, leaves = self._cover(kept)
+        if leaves <= num_groups:
+            return True, None
+        pairs = self._pairs(cover_M)
+        linked_M = torch.zeros_like(cover_M, dtype=torch.bool)
+        linked_M[pairs.later[pairs.cosine >= self._floor(kept)]] = True
+        return leaves - int(linked_M.sum()) <= num_groups, pairs
+
+    def _cover(self, kept: int) -> tuple[Tensor, int]:
+        """[M] from ``covering_nodes``, and how many leaves there are."""
+        kept_M = torch.zeros_like(self._tree.parent, dtype=torch.bool)
+        kept_M[self.inner[:kept]] = True
+        cover_M = covering_nodes(self._tree, kept_M)
+        node_M = torch.arange(len(cover_M), device=cover_M.device)
+        return cover_M, int((cover_M == node_M).sum())
+
+    def _floor(self, reach: int | None) -> float:
+        if reach is None:
+            return -torch.inf
+        whole = float(self._score[reach - 1])
+        return (4 * whole * abs(whole) - 1) / 3
+
+    def _pairs(self, cover_M: Tensor) -> _Pairs:
+        low_E, high_E = links_in_time(self._tree, cover_M).unbind(dim=1)
+        key_E = low_E * len(cover_M) + high_E
+        cosine_E = key_E.new_zeros(len(key_E), dtype=torch.float32)
+        new = torch.arange(len(key_E), device=key_E.device)
+        for known in self._known:
+            if not len(known.key):
+                continue
+            place = torch.searchsorted(known.key, key_E[new]).clamp(max=len(known.key) - 1)
+            there = known.key[place] == key_E[new]
+            cosine_E[new[there]] = known.cosine[place[there]]
+            new = new[~there]
+        cosine_E[new] = alike(self._rows, low_E[new], high_E[new])
+        frame_M = self._tree.frame
+        later_E = torch.where(frame_M[high_E] > frame_M[low_E], high_E, low_E)
+        return _Pairs(key_E, cosine_E, later_E)
 
 
 def early_representatives(link_E2: Tensor, num_nodes: int) -> Tensor:
@@ -87,49 +191,6 @@ def early_representatives(link_E2: Tensor, num_nodes: int) -> Tensor:
             return first_M
 
 
-def _bisect(holds: Callable[[int], bool], size: int) -> int | None:
-    """A number in 0..size that holds while the one before does not, or ``None`` if size does not.
-
-    The first such number, if all that follow it hold as well.
-    """
-    if holds(0):
-        return 0
-    if not holds(size):
-        return None
-    low, high = 0, size
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _state(tree: Quadtree, rows: NodeRows, kept: Tensor, floor: float) -> _State:
-    kept_M = torch.zeros(len(tree.parent), dtype=torch.bool, device=tree.parent.device)
-    kept_M[kept] = True
-    cover_M = covering_nodes(tree, kept_M)
-    leaves = int((cover_M == torch.arange(len(cover_M), device=cover_M.device)).sum())
-    if floor == torch.inf:
-        return _State(cover_M, leaves, tree.parent.new_zeros(0, 2))
-    link_E2 = links_in_time(tree, cover_M)
-    similar_E = alike(rows, link_E2[:, 0], link_E2[:, 1])
-    order_E = similar_E.argsort(descending=True, stable=True)
-    order_E = order_E[similar_E[order_E] >= floor]
-    # Ties go to the lower nodes, by which the links are sorted.
-    later_E = link_E2.gather(1, tree.frame[link_E2].argmax(dim=1, keepdim=True)).squeeze(1)
-    rank_M = torch.full_like(cover_M, len(link_E2))
-    rank_E = torch.arange(len(order_E), device=order_E.device)
-    rank_M.scatter_reduce_(0, later_E[order_E], rank_E, "amin")
-    best_E = order_E[rank_M[later_E[order_E]] == rank_E]
-    return _State(cover_M, leaves, link_E2[best_E])
-
-
-def _groups(state: _State) -> int:
-    return state.leaves - len(state.links)
-
-
 def _joined(tree: Quadtree, state: _State, num_groups: int) -> Tensor:
     """[N] groups when just enough of the links hold."""
     links = state.links[: state.leaves - num_groups]
@@ -140,7 +201,9 @@ def _joined(tree: Quadtree, state: _State, num_groups: int) -> Tensor:
 def _split(tree: Quadtree, rows: NodeRows, state: _State, kept: Tensor, num_groups: int) -> Tensor:
     """[N] groups when the last kept node lets go of those of its parts that are least like it."""
     node, rest = kept[-1:], kept[:-1]
-    finer = _state(tree, rows, rest, torch.inf).cover
+    kept_M = torch.zeros_like(tree.parent, dtype=torch.bool)
+    kept_M[rest] = True
+    finer = covering_nodes(tree, kept_M)
     leaf_N = finer[: tree.starts[1]]
     parts = torch.unique(leaf_N[state.cover[: tree.starts[1]] == node])
     similar = alike(rows, parts, node.expand(len(parts)))
