@@ -1,6 +1,6 @@
 """Modules that projectors are made of; tensors only, no videos.
 
-Legend: B sets, K queries, N keys, D features, H heads, E features of a head.
+Legend: B sets, K queries, N keys, D features, R rows of a table.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+
+from vidcomp.projectors.attention import attend, attention_shares
 
 __all__ = ["CrossAttention", "FrameEmbedding", "mlp", "rows_between", "stretched_rows", "untraced"]
 
@@ -46,14 +47,25 @@ def mlp(*dims: int) -> nn.Sequential:
 
 
 class CrossAttention(nn.Module):
-    """Queries read from keys; heads may be wider or narrower together than the features."""
+    """Queries read from keys; heads may be wider or narrower together than the features.
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
+    Keys and values are both made of the same rows; only the output has a bias, if any.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        dim_head: int,
+        dim_key: int | None = None,
+        bias_out: bool = False,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_kv = nn.Linear(dim_key or dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=bias_out)
 
     def forward(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """[B, K, D] what each query reads.
@@ -64,13 +76,9 @@ class CrossAttention(nn.Module):
             mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
         """
         key, value = self.to_kv(key_BND).chunk(2, dim=-1)
-        out_BHKE = scaled_dot_product_attention(
-            self._split(self.to_q(query_BKD)),
-            self._split(key),
-            self._split(value),
-            attn_mask=None if mask_BN is None else mask_BN[:, None, None],
+        out: Tensor = self.to_out(
+            attend(self.to_q(query_BKD), key, value, mask_BN, heads=self.heads)
         )
-        out: Tensor = self.to_out(out_BHKE.transpose(1, 2).flatten(2))
         return out
 
     def sources(
@@ -79,19 +87,13 @@ class CrossAttention(nn.Module):
         """[B, K, num_sources] float32, rows sum to 1: the share of each of the first keys in all
         that a query of the same call reads from them, the heads' attention averaged.
         """
-        query = self._split(self.to_q(query_BKD)).float()
-        key = self._split(self.to_kv(key_BND).chunk(2, dim=-1)[0]).float()
-        logits_BHKN = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
-        if mask_BN is not None:
-            logits_BHKN = logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
-        log_BHKN = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
-        # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
-        shares_BKN: Tensor = log_BHKN.logsumexp(dim=1).softmax(dim=-1)
-        return shares_BKN
-
-    def _split(self, x_BND: Tensor) -> Tensor:
-        b, n, _ = x_BND.shape
-        return x_BND.view(b, n, self.heads, -1).transpose(1, 2)
+        return attention_shares(
+            self.to_q(query_BKD),
+            self.to_kv(key_BND).chunk(2, dim=-1)[0],
+            mask_BN,
+            heads=self.heads,
+            num_sources=num_sources,
+        )
 
 
 def rows_between(table_RD: Tensor, place: Tensor) -> Tensor:
