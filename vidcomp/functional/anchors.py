@@ -32,8 +32,14 @@ def anchors(video: VideoTokens) -> Tensor:
         [N] int64 patches, all different.
 
     Raises:
-        ShapeError: no provenance, a token without patches, or more tokens than patches.
+        ShapeError: no provenance, a token without patches (structural rows have none), or more
+            tokens than patches.
     """
+    if num := int((video.mass == 0).sum()):
+        raise ShapeError(
+            f"each token needs a source patch, got {num} structural rows, which have none: "
+            f"take the anchors of those with mass, and place the others by what they follow"
+        )
     if len(video) > video.grid.num_patches:
         raise ShapeError(
             f"{len(video)} tokens cannot have different patches of {video.grid.num_patches}: "

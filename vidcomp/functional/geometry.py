@@ -47,15 +47,19 @@ def raster_order(positions_N3: Tensor, first_patch_N: Tensor) -> Tensor:
 
 
 def first_patches(video: VideoTokens) -> Tensor:
-    """[N] int64 lowest source patch of each token; its row where there is no provenance."""
+    """[N] int64 lowest source patch of each token; its row where there is no provenance.
+
+    Structural rows stand for no patch and count as one behind the last.
+    """
     n, device = len(video), video.tokens.device
     if video.assign is not None:
-        patch_P = torch.arange(len(video.assign), device=device)
-        return group_min(patch_P, video.assign, n)
-    if video.weights is not None:
-        row, patch = video.weights.coalesce().indices()
-        return group_min(patch, row, n)
-    return torch.arange(n, device=device)
+        patch_P, row_P = torch.arange(len(video.assign), device=device), video.assign
+    elif video.weights is not None:
+        row_P, patch_P = video.weights.coalesce().indices()
+    else:
+        return torch.arange(n, device=device)
+    first_N = group_min(patch_P, row_P, n)
+    return first_N.masked_fill(video.mass == 0, video.grid.num_patches)
 
 
 def in_raster_order(video: VideoTokens) -> VideoTokens:
@@ -76,13 +80,15 @@ def first_t(video: VideoTokens) -> int:
     """
     if not len(video):
         return 0
-    if video.assign is not None:
-        patch_K = (video.assign == 0).nonzero().squeeze(1)
+    if video.assign is not None and bool((video.assign >= 0).any()):
+        row = int(video.assign[video.assign >= 0].min())  # the first that is not structural
+        patch_K = (video.assign == row).nonzero().squeeze(1)
         weight_K = torch.ones_like(patch_K, dtype=torch.float32)
-    elif video.weights is not None:
-        row, patch = video.weights.coalesce().indices()
-        mine = row == 0
-        patch_K, weight_K = patch[mine], video.weights.coalesce().values()[mine]
+    elif video.weights is not None and video.weights.coalesce().values().numel():
+        matrix = video.weights.coalesce()
+        (row_Q, patch_Q), weight_Q = matrix.indices(), matrix.values()
+        row = int(row_Q[0])
+        patch_K, weight_K = patch_Q[row_Q == row], weight_Q[row_Q == row]
     else:
         last = float(video.positions[:, 0].max())
         if last <= video.grid.t - 1:
@@ -92,7 +98,7 @@ def first_t(video: VideoTokens) -> int:
             f"start at several frames: keep assign, or join the chunks with VideoTokens.cat"
         )
     local = (patch_K // video.grid.per_frame).double().mul(weight_K.double()).sum()
-    return round(float(video.positions[0, 0]) - float(local / weight_K.double().sum()))
+    return round(float(video.positions[row, 0]) - float(local / weight_K.double().sum()))
 
 
 def local_positions(video: VideoTokens) -> Tensor:

@@ -89,7 +89,8 @@ def coarser_grids(grid: Grid, axes: Sequence[bool], sizes: Sizes = (None, None, 
 
 def occupied_patches(position_N3: Tensor, grid: Grid) -> Tensor:
     """[t, h, w] bool on the CPU: patches nearest to a token, half-way to the later one."""
-    cell_N3 = nearest_cells(position_N3).cpu()
+    last_3 = torch.tensor(grid) - 1  # structural rows lie behind the last column
+    cell_N3 = nearest_cells(position_N3).cpu().minimum(last_3)
     occupied = torch.zeros(grid, dtype=torch.bool)
     occupied[tuple(cell_N3.unbind(1))] = True
     return occupied

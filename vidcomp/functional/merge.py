@@ -15,21 +15,29 @@ from torch import Tensor
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import first_patches, raster_order
 from vidcomp.functional.provenance import compose, patch_weights
-from vidcomp.functional.reduce import follow, group_max, group_min, group_sum, wide
+from vidcomp.functional.reduce import (
+    Grouped,
+    follow,
+    group_max,
+    group_min,
+    group_sum,
+    grouped,
+    wide,
+)
 from vidcomp.types import VideoTokens
 
 __all__ = ["float_rows", "merge", "merge_by_assignment", "merge_in_order", "resample"]
 
 
 def merge_by_assignment(
-    x_ND: Tensor, mass_N: Tensor, assign_N: Tensor, num_groups: int
+    x_ND: Tensor, mass_N: Tensor, assign_N: Tensor | Grouped, num_groups: int
 ) -> tuple[Tensor, Tensor]:
     """Mass-weighted means of groups of rows, and their masses.
 
     Args:
         x_ND: [N, ...] float; safe from overflow in half precision.
-        mass_N: [N] float, more than 0.
-        assign_N: [N] int64 group of each row, in 0..K - 1; negative: dropped.
+        mass_N: [N] float, 0 for structural rows; a group of these alone is their plain mean.
+        assign_N: [N] int64 group of each row, in 0..K - 1; negative: dropped.  Or those sorted.
         num_groups: K.
 
     Returns:
@@ -44,9 +52,10 @@ def merge_by_assignment(
             f"rows can be averaged if they are float, got {x_ND.dtype}: prune integer ids, or "
             f"merge before they are quantised"
         )
-    mass_K, share_N = _shares(mass_N, assign_N, num_groups)
+    found = grouped(assign_N, num_groups) if isinstance(assign_N, Tensor) else assign_N
+    mass_K, share_N = _shares(mass_N, found, num_groups)
     # Shares, not masses, multiply the rows: what is between the rows cannot overflow.
-    mean_KD = group_sum(x_ND, assign_N, num_groups, share_N, dtype=x_ND.dtype)
+    mean_KD = group_sum(x_ND, found, num_groups, share_N, dtype=x_ND.dtype)
     return mean_KD, mass_K.float()
 
 
@@ -76,18 +85,19 @@ def merge(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
 def merge_in_order(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
     """As ``merge``, but row ``k`` of the result is group ``k``, wherever it lies."""
     num_groups = _check_groups(video, assign_N)
+    found = grouped(assign_N, num_groups)
 
     def mean(x_ND: Tensor) -> Tensor:
-        return merge_by_assignment(x_ND, video.mass, assign_N, num_groups)[0]
+        return merge_by_assignment(x_ND, video.mass, found, num_groups)[0]
 
-    positions_K3, mass_K = _mean_positions(video, assign_N, num_groups)
+    positions_K3, mass_K = _mean_positions(video, found, num_groups)
     start_K = group_min(video.spans[:, 0], assign_N, num_groups)
     stop_K = group_max(video.spans[:, 1], assign_N, num_groups)
     assign, weights = video.assign, video.weights
     if assign is not None:
         assign = follow(assign, assign_N.clamp(min=-1))
     if weights is not None:
-        _, share_N = _shares(video.mass, assign_N, num_groups)
+        _, share_N = _shares(video.mass, found, num_groups)
         kept_E = (assign_N >= 0).nonzero().squeeze(1)
         weights = compose(weights, assign_N[kept_E], kept_E, share_N[kept_E], num_groups)
     return replace(
@@ -161,15 +171,21 @@ def float_rows(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _shares(mass_N: Tensor, assign_N: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def _shares(mass_N: Tensor, found: Grouped, num_groups: int) -> tuple[Tensor, Tensor]:
     """[K] mass of each group and [N] each row's share of its group's, in the wide type."""
-    mass_K = group_sum(mass_N, assign_N, num_groups)
-    # A dropped row reads the last group and is left out of the sums.
-    share_N = wide(mass_N) / mass_K[assign_N] if num_groups else wide(mass_N)
+    mass_K = group_sum(mass_N, found, num_groups)
+    part_N = wide(mass_N)[found.order] / mass_K[found.group]
+    if bool((mass_K == 0).any()):
+        equal_K = 1 / wide(found.lengths)
+        part_N = part_N.where(mass_K[found.group] > 0, equal_K[found.group])
+    share_N = torch.zeros_like(wide(mass_N))  # of a dropped row: it is left out of the sums
+    share_N[found.order] = part_N
     return mass_K, share_N
 
 
-def _mean_positions(video: VideoTokens, assign_N: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def _mean_positions(
+    video: VideoTokens, assign_N: Tensor | Grouped, num_groups: int
+) -> tuple[Tensor, Tensor]:
     return merge_by_assignment(video.positions, video.mass, assign_N, num_groups)
 
 

@@ -48,7 +48,7 @@ class VideoTokens:
     spans: Tensor
     """[N, 2] float32 [start, stop) seconds, from the real presentation times."""
     mass: Tensor
-    """[N] float32 source patches this token stands for."""
+    """[N] float32 source patches this token stands for; 0 for structural rows (newlines)."""
     grid: Grid
     """Patch counts before compression."""
     assign: Tensor | None = None
@@ -164,7 +164,7 @@ class VideoTokens:
             ShapeError: an index is out of range, there twice, or a mask.
         """
         index = _check_index(index, len(self)).to(self.tokens.device, torch.int64)
-        keep = {name: getattr(self, name)[index] for name in ROW_FIELDS}
+        keep = {name: getattr(self, name).index_select(0, index) for name in ROW_FIELDS}
         assign, weights = self.assign, self.weights
         if assign is not None:
             row = torch.full((len(self) + 1,), -1, dtype=torch.int64, device=index.device)
@@ -172,7 +172,7 @@ class VideoTokens:
             assign = row[assign]  # -1 reads the last entry, which stays -1
         if weights is not None:
             weights = torch.index_select(weights.coalesce(), 0, index).coalesce()
-        extras = {name: value[index] for name, value in self.extras.items()}
+        extras = {name: value.index_select(0, index) for name, value in self.extras.items()}
         return replace(self, **keep, assign=assign, weights=weights, extras=extras)
 
     def to(
