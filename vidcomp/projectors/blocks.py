@@ -35,14 +35,15 @@ def untraced(function: Callable[A, R]) -> Callable[A, R]:
     return call
 
 
-def mlp(*dims: int) -> nn.Sequential:
-    """Linear layers through the widths ``dims`` with exact (erf) GELU between them.
+def mlp(*dims: int, activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    """Linear layers through the widths ``dims`` with ``activation`` between them, exact (erf) GELU
+    unless another is asked for.
 
     Parameters are called ``0``, ``2``, ``4`` ... as in LLaVA's checkpoints.
     """
     layers: list[nn.Module] = []
     for dim_in, dim_out in pairwise(dims):
-        layers += [nn.Linear(dim_in, dim_out), nn.GELU()]
+        layers += [nn.Linear(dim_in, dim_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 
