@@ -1,11 +1,12 @@
 """Groups of rows around rows that are dense and far from denser ones (DPC-KNN).
 
-Study on Density Peaks Clustering Based on k-Nearest Neighbors (Du, Ding and Jia, 2016), in the form
-that video token reducers share: distances are Euclidean over sqrt(D), a row's density is
-``exp(-mean squared distance to its nearest rows, itself included)``, its separation is the distance
-to the nearest denser row (the largest distance of all for the densest), and the rows with the
-largest product of both are centres.  We add no noise to the densities: equal ones are ordered by
-row.  Products are compared as sums of logarithms, so that far rows do not all underflow to 0.
+Study on Density Peaks Clustering Based on k-Nearest Neighbors and Principal Component Analysis (Du
+et al., 2016), without that analysis, in the form that video token reducers share: distances are
+Euclidean over sqrt(D), a row's density is ``exp(-mean squared distance to its nearest rows, itself
+included)``, its separation is the distance to the nearest denser row (the largest distance of all
+for the densest), and the rows with the largest product of both are centres.  We add no noise to the
+densities: equal ones are ordered by row.  Products are compared as sums of logarithms, so that far
+rows do not all underflow to 0.
 
 Squared distances are computed in float64 (where there is one), those below what float64 can tell
 are 0, and the rest is rounded to float32: duplicates tie exactly.
@@ -25,6 +26,10 @@ __all__ = ["Peaks", "density_peaks", "nearest_centres", "peak_scores", "peaks_in
 
 _HELD = 1 << 24
 """Distances that are kept (64 MiB): all of up to 4,096 rows; more rows go in blocks."""
+_STRIP = 160
+"""Rows whose distances to those behind them are found at once, on the CPU."""
+_UNSURE = 4096
+"""Roundings of the squared lengths below which a squared distance is 0."""
 
 
 class Peaks(NamedTuple):
@@ -89,7 +94,13 @@ def peak_scores(x_ND: Tensor, neighbours: int, *, mask: Tensor | None = None) ->
     mask_BN = None if mask is None else mask.reshape(batched_BND.shape[:2])
     unit_BND, scale_B = _standard(batched_BND, mask_BN)
     parts = [
-        _peaks(unit_BND[p], scale_B[p], neighbours, None if mask_BN is None else mask_BN[p])
+        _peaks(
+            unit_BND[p],
+            scale_B[p],
+            neighbours,
+            None if mask_BN is None else mask_BN[p],
+            _held(unit_BND[p]),
+        )
         for p in _parts(unit_BND)
     ]
     density_BN, separation_BN = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -146,17 +157,29 @@ def nearest_centres(x_ND: Tensor, centre_KD: Tensor) -> Tensor:
 
 
 def _standard(x_BND: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor]:
-    """[B, N, D] wide rows around 0 within -1..1, and [B] what a squared distance is to be
-    multiplied with: nothing overflows, and little cancels.
+    """[B, N, D] wide rows around 0, and [B] what a squared distance is to be multiplied with:
+    nothing overflows, and little cancels.
     """
-    x_BND = wide(x_BND.detach())
+    x_BND, dtype = x_BND.detach(), x_BND.dtype
     if mask_BN is not None:
         x_BND = torch.where(mask_BN[..., None], x_BND, 0)  # whatever padding holds
-    x_BND = x_BND / 2  # the difference of the two largest numbers is a number
-    x_BND = x_BND - x_BND.mean(dim=1, keepdim=True)
+    x_BND = wide(x_BND)
+    num_features = max(1, x_BND.shape[2])
+    if x_BND.dtype == torch.float64 != dtype:
+        # A copy of numbers whose squares float64 holds: what float32 can hold needs no scale.
+        x_BND -= x_BND.mean(dim=1, keepdim=True)
+        low, high = torch.finfo(torch.float32).tiny ** 0.5, torch.finfo(torch.float32).max ** 0.5
+        size_B = _sizes(x_BND).amax(dim=1)
+        if bool(((size_B == 0) | (size_B > low) & (size_B < high)).all()):
+            return x_BND, x_BND.new_full((len(x_BND),), 1 / num_features)
+        x_BND = x_BND / 2
+    else:
+        x_BND = x_BND / 2  # the difference of the two largest numbers is a number
+        x_BND -= x_BND.mean(dim=1, keepdim=True)
     largest_B = x_BND.abs().amax(dim=(1, 2)) if x_BND[0].numel() else x_BND.new_zeros(len(x_BND))
-    safe_B = torch.where(largest_B > 0, largest_B, 1)
-    return x_BND / safe_B[:, None, None], (2 * safe_B) ** 2 / max(1, x_BND.shape[2])
+    # A power of two: no number is rounded by it.
+    safe_B = torch.ldexp(torch.ones_like(largest_B), torch.frexp(largest_B).exponent)
+    return x_BND.div_(safe_B[:, None, None]), (2 * safe_B) ** 2 / num_features
 
 
 def _parts(x_BND: Tensor) -> list[slice]:
@@ -167,25 +190,49 @@ def _parts(x_BND: Tensor) -> list[slice]:
 
 def _squared(a_BMD: Tensor, b_BND: Tensor) -> Tensor:
     """[B, M, N] float32 squared distances; equal rows are exactly 0 apart."""
-    size_BMN = a_BMD.square().sum(dim=-1)[..., None] + b_BND.square().sum(dim=-1)[:, None, :]
-    # Half of the sum beside the product: one matrix less.
-    squared_BMN = torch.baddbmm(size_BMN, a_BMD, b_BND.mT, alpha=-2)
-    unsure = 4096 * torch.finfo(size_BMN.dtype).eps
-    return squared_BMN.masked_fill_(squared_BMN <= size_BMN.mul_(unsure), 0).float()
+    a_BM1, b_B1N = _sizes(a_BMD)[..., None], _sizes(b_BND)[:, None, :]
+    squared_BMN = torch.bmm(a_BMD, b_BND.mT).mul_(-2).add_(a_BM1).add_(b_B1N).float()
+    unsure = _UNSURE * torch.finfo(a_BM1.dtype).eps
+    unsure_BMN = (a_BM1 * unsure).float() + (b_B1N * unsure).float()
+    return squared_BMN.masked_fill_(squared_BMN <= unsure_BMN, 0)
+
+
+def _all_squared(x_BND: Tensor, rows: int) -> Tensor:
+    """[B, N, N] float32 squared distances; those of each pair are found once."""
+    num_rows = x_BND.shape[1]
+    if not x_BND.is_cuda:
+        rows = min(rows, _STRIP)
+    squared_BNN = torch.empty(len(x_BND), num_rows, num_rows, device=x_BND.device)
+    for start in range(0, num_rows, rows):
+        stop = start + rows
+        strip_BMN = _squared(x_BND[:, start:stop], x_BND[:, start:])
+        squared_BNN[:, start:stop, start:] = strip_BMN
+        squared_BNN[:, stop:, start:stop] = strip_BMN[:, :, rows:].mT
+    return squared_BNN
+
+
+def _sizes(x_BND: Tensor) -> Tensor:
+    """[B, N] squared lengths."""
+    size_BN: Tensor = torch.linalg.vector_norm(x_BND, dim=-1).square()
+    return size_BN
 
 
 def _clusters(
     x_BND: Tensor, scale_B: Tensor, num_clusters: int, neighbours: int, mask_BN: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    peaks = _peaks(x_BND, scale_B, neighbours, mask_BN)
-    score_BN = peaks.log_score
+    held_BNN = _held(x_BND)
+    score_BN = _peaks(x_BND, scale_B, neighbours, mask_BN, held_BNN).log_score
     if mask_BN is not None:  # below repeated rows
         score_BN = score_BN.nan_to_num(neginf=torch.finfo(torch.float32).min)
         score_BN = score_BN.masked_fill(~mask_BN, -torch.inf)
     order_BN = score_BN.argsort(dim=1, descending=True, stable=True)
     centre_BK = order_BN[:, :num_clusters]
-    chosen_BKD = x_BND.gather(1, centre_BK[..., None].expand(-1, -1, x_BND.shape[2]))
-    assign_BN = _nearest(x_BND, chosen_BKD)
+    if held_BNN is None:
+        chosen_BKD = x_BND.gather(1, centre_BK[..., None].expand(-1, -1, x_BND.shape[2]))
+        assign_BN = _nearest(x_BND, chosen_BKD)
+    else:
+        group_B1 = torch.arange(len(x_BND), device=x_BND.device)[:, None]
+        assign_BN = held_BNN[group_B1, centre_BK].min(dim=1).indices
     place_BK = torch.arange(num_clusters, device=x_BND.device).expand_as(centre_BK)
     assign_BN = assign_BN.scatter(1, centre_BK, place_BK)
     return centre_BK, assign_BN if mask_BN is None else assign_BN.masked_fill(~mask_BN, -1)
@@ -197,14 +244,28 @@ def _nearest(x_BND: Tensor, centre_BKD: Tensor) -> Tensor:
     return torch.cat([_squared(block, centre_BKD).min(dim=2).indices for block in blocks], dim=1)
 
 
-def _peaks(x_BND: Tensor, scale_B: Tensor, neighbours: int, mask_BN: Tensor | None) -> Peaks:
+def _block_rows(x_BND: Tensor) -> int:
+    """Rows whose distances to all rows are worked on at once."""
+    return max(1, _HELD // 4 // max(1, x_BND.shape[0] * x_BND.shape[1]))
+
+
+def _held(x_BND: Tensor) -> Tensor | None:
+    """All distances, if they are few enough to be held."""
+    if x_BND.shape[0] * x_BND.shape[1] ** 2 > _HELD:
+        return None
+    return _all_squared(x_BND, _block_rows(x_BND))
+
+
+def _peaks(
+    x_BND: Tensor,
+    scale_B: Tensor,
+    neighbours: int,
+    mask_BN: Tensor | None,
+    held_BNN: Tensor | None,
+) -> Peaks:
     """Log densities and separations of groups that fit in a part."""
     num_groups, num_rows, _ = x_BND.shape
-    rows = max(1, _HELD // 4 // max(1, num_groups * num_rows))
-    held_BNN = None
-    if num_groups * num_rows**2 <= _HELD:
-        held_BNN = torch.cat([_squared(b, x_BND) for b in torch.split(x_BND, rows, dim=1)], dim=1)
-    k = min(max(1, neighbours), num_rows)
+    rows, k = _block_rows(x_BND), min(max(1, neighbours), num_rows)
     density, largest = [], x_BND.new_zeros(num_groups)
     for start in range(0, num_rows, rows):
         block = slice(start, start + rows)
@@ -235,19 +296,23 @@ def _separations(
     """[B, N] squared distance to the nearest row before it in the order of falling density."""
     order_BN = density_BN.argsort(dim=1, descending=True, stable=True)
     num_rows = order_BN.shape[1]
-    if held_BNN is None:
-        sorted_BND = x_BND.gather(1, order_BN[..., None].expand_as(x_BND))
+    place_N = torch.arange(num_rows, device=x_BND.device)
+    if held_BNN is not None:
+        # In the order of the rows: nothing is moved.
+        turn_BN = torch.empty_like(order_BN).scatter_(1, order_BN, place_N.expand_as(order_BN))
+        turn_BN = turn_BN.int()
+        least = []
+        for start in range(0, num_rows, rows):
+            block = slice(start, start + rows)
+            later_BMN = turn_BN[:, None, :] >= turn_BN[:, block, None]
+            least.append(wide(held_BNN[:, block].masked_fill(later_BMN, torch.inf).amin(dim=2)))
+        return torch.cat(least, dim=1).scatter_(1, order_BN[:, :1], largest_B[:, None])
+    sorted_BND = x_BND.gather(1, order_BN[..., None].expand_as(x_BND))
     least = []
     for start in range(0, num_rows, rows):
         stop = min(start + rows, num_rows)
-        if held_BNN is None:
-            squared = _squared(sorted_BND[:, start:stop], sorted_BND[:, :stop])
-        else:
-            picked = order_BN[:, start:stop, None].expand(-1, -1, num_rows)
-            columns = order_BN[:, None, :stop].expand(-1, stop - start, -1)
-            squared = held_BNN.gather(1, picked).gather(2, columns)
-        place = torch.arange(stop, device=x_BND.device)
-        squared = squared.masked_fill(place >= place[start:, None], torch.inf)
+        squared = _squared(sorted_BND[:, start:stop], sorted_BND[:, :stop])
+        squared = squared.masked_fill(place_N[:stop] >= place_N[start:stop, None], torch.inf)
         least.append(wide(squared.amin(dim=2)))
     sorted_BN = torch.cat(least, dim=1)
     sorted_BN[:, 0] = largest_B
