@@ -52,6 +52,12 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 NEEDS_GRID = {"deco", "deco_grid"}
 
+MULTIPLES: dict[str, tuple[int, int, int]] = {}
+"""Of t, h and w of the grids that a case can read, where not all will do."""
+
+DROPS: set[str] = set()
+"""Cases that leave out patches of some grids, as windows that do not divide a side."""
+
 
 def make(case: str, **settings: Any) -> Projector:
     """The built projector of a case, with other settings on top."""
@@ -105,15 +111,21 @@ def soft(grid: Grid, seed: int = 0) -> VideoTokens:
 grids = st.builds(Grid, st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
 
 
+def fitted(case: str, grid: Grid) -> Grid:
+    """The next larger grid that a case can read."""
+    sizes = zip(grid, MULTIPLES.get(case, (1, 1, 1)), strict=True)
+    return Grid(*(-(-size // multiple) * multiple for size, multiple in sizes))
+
+
 @st.composite
-def videos(draw: st.DrawFn, *, needs_grid: bool) -> VideoTokens:
-    """Dense videos, and unless a grid is needed also pruned and overlapping ones."""
-    kind = draw(st.sampled_from([dense] if needs_grid else [dense, pruned, soft]))
-    return kind(draw(grids), draw(st.integers(0, 1000)))
+def videos(draw: st.DrawFn, case: str) -> VideoTokens:
+    """Dense videos, and unless the case needs a grid also pruned and overlapping ones."""
+    kind = draw(st.sampled_from([dense] if case in NEEDS_GRID else [dense, pruned, soft]))
+    return kind(fitted(case, draw(grids)), draw(st.integers(0, 1000)))
 
 
 def provenance(video: VideoTokens) -> Tensor:
-    """[N, P] dense share of every source patch in every row."""
+    """[N, P] dense share of every source patch in every row; zeros for structural rows."""
     if video.weights is not None:
         return video.weights.to_dense()
     assert video.assign is not None
@@ -121,4 +133,4 @@ def provenance(video: VideoTokens) -> Tensor:
     for patch, row in enumerate(video.assign.tolist()):
         if row >= 0:
             counts[row, patch] = 1
-    return counts / counts.sum(dim=1, keepdim=True)
+    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
