@@ -6,7 +6,7 @@ floors give way when the total is too small for them, so that every budget from 
 Legend: B videos, T parts (frames, segments, groups), N rows, K kept rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from vidcomp.budget import apportion
 from vidcomp.functional.reduce import real
 
-__all__ = ["rank_in_group", "shares", "top_of_each"]
+__all__ = ["rank_in_group", "shares", "top_of_each", "top_of_each_closely"]
 
 Counts = Tensor | Sequence[int]
 
@@ -65,19 +65,73 @@ def top_of_each(score_N: Tensor, part_N: Tensor, share_T: Tensor) -> Tensor:
         part_N: [N] int64 part of each row, in 0..T - 1.
         share_T: [T] int64 rows that stay of each, at most what it has.
     """
-    rank_N = rank_in_group(score_N, part_N, len(share_T))
-    return (rank_N < share_T[part_N]).nonzero().squeeze(1)
+    order_N, first_T = _best_first(score_N, part_N, len(share_T))
+    place_N = torch.arange(len(order_N), device=order_N.device)
+    taken_N = place_N < (first_T + share_T).repeat_interleave(_sizes(part_N, len(share_T)))
+    return order_N[taken_N].sort().values
+
+
+def top_of_each_closely(
+    rough_N: Tensor,
+    error: float,
+    exactly: Callable[[Tensor], Tensor],
+    part_N: Tensor,
+    share_T: Tensor,
+) -> Tensor:
+    """As ``top_of_each`` of exact scores, of which only those near the last kept are computed.
+
+    Args:
+        rough_N: scores, none of them farther than ``error`` from the exact one.
+        error: at least 0.
+        exactly: the exact scores of the rows it is called with.
+        part_N: [N] int64 part of each row, in 0..T - 1.
+        share_T: [T] int64 rows that stay of each, at most what it has.
+    """
+    if error == 0:
+        return top_of_each(rough_N, part_N, share_T)
+    num_parts = len(share_T)
+    order_N, first_T = _best_first(rough_N, part_N, num_parts)
+    size_T = _sizes(part_N, num_parts)
+    # The last that is kept by exact scores is within one error of the last by rough ones.
+    last_T = real(rough_N)[order_N[(first_T + share_T - 1).clamp(0, max(0, len(order_N) - 1))]]
+    last_T = last_T.masked_fill(share_T == 0, torch.inf).masked_fill(share_T == size_T, -torch.inf)
+    above_N = (real(rough_N) - last_T[part_N]).nan_to_num(nan=0.0)  # both infinite: equal
+    sure_N = above_N > 2 * error
+    open_N = (above_N.abs() <= 2 * error).nonzero().squeeze(1)
+    share_T = share_T - torch.bincount(part_N[sure_N], minlength=num_parts)
+    chosen = top_of_each(exactly(open_N), part_N[open_N], share_T)
+    return sure_N.index_fill(0, open_N[chosen], value=True).nonzero().squeeze(1)
 
 
 def rank_in_group(score_N: Tensor, part_N: Tensor, num_parts: int) -> Tensor:
     """[N] int64 how many rows of the same part have a higher score, or an equal one before."""
-    order_N = real(score_N).argsort(descending=True, stable=True)
-    order_N = order_N[part_N[order_N].argsort(stable=True)]
-    size_T = torch.bincount(part_N, minlength=num_parts)
-    first_T = size_T.cumsum(0) - size_T
+    order_N, first_T = _best_first(score_N, part_N, num_parts)
     rank_N = torch.empty_like(order_N)
     rank_N[order_N] = torch.arange(len(order_N), device=order_N.device) - first_T[part_N[order_N]]
     return rank_N
+
+
+def _best_first(score_N: Tensor, part_N: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
+    """[N] int64 rows, part after part, the highest scores first; and [T] where parts start."""
+    size_T = _sizes(part_N, num_parts)
+    first_T = size_T.cumsum(0) - size_T
+    if _are_rows(part_N, num_parts):  # short rows are sorted faster than all at once
+        order_TP = real(score_N).view(num_parts, -1).argsort(dim=1, descending=True, stable=True)
+        return (order_TP + first_T[:, None]).flatten(), first_T
+    order_N = real(score_N).argsort(descending=True, stable=True)
+    return order_N[part_N[order_N].argsort(stable=True)], first_T
+
+
+def _are_rows(part_N: Tensor, num_parts: int) -> bool:
+    """Whether parts of one size lie one after the other."""
+    if not num_parts or len(part_N) % num_parts:
+        return False
+    part_T = torch.arange(num_parts, device=part_N.device)
+    return bool((part_N.view(num_parts, -1) == part_T[:, None]).all())
+
+
+def _sizes(part_N: Tensor, num_parts: int) -> Tensor:
+    return torch.bincount(part_N, minlength=num_parts)
 
 
 def _listed(counts: Counts) -> list[int]:

@@ -9,16 +9,30 @@ Legend: M N rows, D features, K groups.
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["follow", "group_max", "group_min", "group_sum", "narrow", "norms", "real", "wide"]
+__all__ = [
+    "Grouped",
+    "follow",
+    "group_max",
+    "group_min",
+    "group_sum",
+    "grouped",
+    "narrow",
+    "norms",
+    "real",
+    "wide",
+]
 
 _BLOCK = 1 << 22
 """Numbers that a reduction holds at a time beside its input and output (32 MiB)."""
 _SMALL_BLOCK = 1 << 17
 """The same where they should stay in the processor's cache (1 MiB)."""
+_NARROW = 16
+"""Rows of fewer numbers are not worth a step each."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -47,9 +61,28 @@ def follow(index_N: Tensor, table_K: Tensor) -> Tensor:
     return torch.cat([table_K, table_K.new_full((1,), -1)])[index_N.clamp(min=-1)]
 
 
+class Grouped(NamedTuple):
+    """Groups of rows, sorted once for several sums."""
+
+    order: Tensor
+    """[N] int64 rows, group after group, each group's in their own order; without those that have
+    a negative group."""
+    group: Tensor
+    """[N] int64 their groups, ascending."""
+    lengths: Tensor
+    """[K] int64 rows of each group."""
+
+
+def grouped(group_N: Tensor, num_groups: int) -> Grouped:
+    """What ``group_sum`` needs to know of [N] int64 groups in 0..K - 1, or negative: left out."""
+    order_N = group_N.argsort(stable=True)[int((group_N < 0).sum()) :]  # negatives come first
+    sorted_N = group_N[order_N]
+    return Grouped(order_N, sorted_N, torch.bincount(sorted_N, minlength=num_groups))
+
+
 def group_sum(
     x_MD: Tensor,
-    group_N: Tensor,
+    group_N: Tensor | Grouped,
     num_groups: int,
     factor_N: Tensor | None = None,
     row_N: Tensor | None = None,
@@ -68,14 +101,21 @@ def group_sum(
     Returns:
         [K, ...] zeros for a group without rows.
     """
-    order_N = group_N.argsort(stable=True)[int((group_N < 0).sum()) :]  # negatives come first
-    lengths_K = torch.bincount(group_N[order_N], minlength=num_groups)
-    factor_N1 = None if factor_N is None else wide(factor_N)[order_N, None]
-    source_N = order_N if row_N is None else row_N[order_N]
+    found = grouped(group_N, num_groups) if isinstance(group_N, Tensor) else group_N
+    factor_N1 = None if factor_N is None else wide(factor_N)[found.order, None]
+    source_N = found.order if row_N is None else row_N[found.order]
     flat_MD = x_MD.reshape(len(x_MD), math.prod(x_MD.shape[1:]))
+    # The processor adds whole rows fastest; on a GPU their order would be anybody's.
+    add = _sum_columns if x_MD.is_cuda or flat_MD.shape[1] < _NARROW else _add_rows
     sums = [
-        _sum_rows(flat_MD, source_N[rows], lengths_K[groups], factor_N1, rows, dtype)
-        for groups, rows in _whole_groups(lengths_K, flat_MD)
+        add(
+            flat_MD,
+            source_N[rows],
+            None if factor_N1 is None else factor_N1[rows],
+            found.group[rows] - groups.start,
+            found.lengths[groups],
+        ).to(dtype)
+        for groups, rows in _whole_groups(found.lengths, flat_MD)
     ]
     return torch.cat(sums).reshape(num_groups, *x_MD.shape[1:])
 
@@ -108,21 +148,46 @@ def _whole_groups(lengths_K: Tensor, x_MD: Tensor) -> Iterator[tuple[slice, slic
         yield slice(k, after), slice(start, stop)
 
 
-def _sum_rows(
+def _sum_columns(
     x_MD: Tensor,
     source_N: Tensor,
-    lengths_K: Tensor,
     factor_N1: Tensor | None,
-    rows: slice,
-    dtype: torch.dtype | None,
+    group_N: Tensor,  # noqa: ARG001  # as of _add_rows
+    lengths_K: Tensor,
 ) -> Tensor:
-    """[K, D] sums of the rows ``source_N`` of ``x_MD``, group after group."""
+    """[K, D] wide sums of the rows ``source_N`` of ``x_MD``, group after group."""
     sums = []
     for part_MD in torch.split(x_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
-        rows_ND = wide(part_MD[source_N])
-        rows_ND = rows_ND if factor_N1 is None else rows_ND * factor_N1[rows]
-        sums.append(_segment_sum(rows_ND, lengths_K).to(dtype))
+        rows_ND = _times(wide(part_MD[source_N]), factor_N1)
+        sums.append(_segment_sum(rows_ND, lengths_K))
     return torch.cat(sums, dim=1)
+
+
+def _add_rows(
+    x_MD: Tensor,
+    source_N: Tensor,
+    factor_N1: Tensor | None,
+    group_N: Tensor,
+    lengths_K: Tensor,
+) -> Tensor:
+    """The same, one row after the other; rows that stay in the cache at a time."""
+    sum_KD = wide(x_MD[:0]).new_zeros(len(lengths_K), x_MD.shape[1])
+    step = max(1, _SMALL_BLOCK // x_MD.shape[1])
+    for start in range(0, len(source_N), step):
+        some = slice(start, start + step)
+        rows_ND = wide(x_MD.index_select(0, source_N[some]))
+        rows_ND = _times(rows_ND, None if factor_N1 is None else factor_N1[some])
+        sum_KD = sum_KD.index_add_(0, group_N[some], rows_ND)
+    return sum_KD
+
+
+def _times(rows_ND: Tensor, factor_N1: Tensor | None) -> Tensor:
+    """Rows that nobody else holds, times their factors."""
+    if factor_N1 is None:
+        return rows_ND
+    if rows_ND.requires_grad or factor_N1.requires_grad:
+        return rows_ND * factor_N1
+    return rows_ND.mul_(factor_N1)
 
 
 def _segment_sum(rows_ND: Tensor, lengths_K: Tensor) -> Tensor:

@@ -44,6 +44,9 @@ class Chains(NamedTuple):
 
 def chains(positions_N3: Tensor) -> Chains:
     """The chains of rows with equal (h, w)."""
+    if (num_places := _places_of_grid(positions_N3)) > 0:
+        rows_LC = torch.arange(len(positions_N3), device=positions_N3.device).view(-1, num_places)
+        return Chains(rows_LC.T.flatten(), (rows_LC < num_places).flatten(), rows_LC)
     order_N = torch.arange(len(positions_N3), device=positions_N3.device)
     for axis in (0, 2, 1):  # the key sorted last counts most
         order_N = order_N[positions_N3[order_N, axis].argsort(stable=True)]
@@ -59,6 +62,21 @@ def chains(positions_N3: Tensor) -> Chains:
     starts_N = torch.empty_like(starts)
     starts_N[order_N] = starts
     return Chains(order_N, starts_N, rows_LC)
+
+
+def _places_of_grid(positions_N3: Tensor) -> int:
+    """Rows of each time, if every time has the same ones in raster order; else 0."""
+    if not len(positions_N3):
+        return 0
+    num_places = int((positions_N3[:, 0] == positions_N3[0, 0]).sum())
+    if len(positions_N3) % num_places:
+        return 0
+    grid_LC3 = positions_N3.view(-1, num_places, 3)
+    t_L, places_C2 = grid_LC3[:, 0, 0], grid_LC3[0, :, 1:]
+    down_c, right_c = places_C2.diff(dim=0).unbind(dim=1)
+    is_grid = (grid_LC3[:, :, 1:] == places_C2).all() & (grid_LC3[:, :, 0] == t_L[:, None]).all()
+    is_grid &= (t_L.diff() > 0).all() & ((down_c > 0) | (down_c == 0) & (right_c > 0)).all()
+    return num_places if bool(is_grid) else 0
 
 
 def run_groups(found: Chains, joined_N: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Every function returns the segment of each frame, 0, 0, 1, 1, 1, 2 ..., ascendin
 Models (Shen et al., 2025), which FlashVID uses as well; ``static_windows`` is HoliTom: Holistic
 Token Merging for Fast Video Large Language Models (Shao et al., 2025), by counts of still places
 instead of a table of all pairs of frames; ``frame_clusters`` is PruneVid: Visual Token Pruning for
-Efficient Video Large Language Models (Huang et al., 2025).
+Efficient Video Large Language Models (Huang et al., 2024).
 
 Legend: T frames, N rows (tokens), D features, W frames of the longest window, L rows of the longest
 chain, U units (segments, frames or parts of them) that share a budget, K of it.
@@ -140,10 +140,21 @@ def row_in_frame(found: Chains, frame_N: Tensor, wanted_N: Tensor) -> Tensor:
     place_N = torch.empty_like(frame_N)
     place_N[found.order] = found.starts[found.order].long().cumsum(0) - 1
     width = int(frame_N.max()) + 1
+    if _is_grid(found, frame_N):
+        there_N = (wanted_N >= 0) & (wanted_N < width)
+        return torch.where(there_N, found.rows[wanted_N.clamp(0, width - 1), place_N], -1)
     key_N, row_N = (place_N * width + frame_N).sort(stable=True)
     wanted = torch.where(wanted_N >= 0, place_N * width + wanted_N, -1)
     at_N = torch.searchsorted(key_N, wanted).clamp(max=len(key_N) - 1)
     return torch.where(key_N[at_N] == wanted, row_N[at_N], -1)
+
+
+def _is_grid(found: Chains, frame_N: Tensor) -> bool:
+    """Whether every place has one row in every frame."""
+    if found.rows.numel() != len(frame_N):
+        return False
+    frame_L1 = torch.arange(len(found.rows), device=frame_N.device)[:, None]
+    return bool((frame_N[found.rows] == frame_L1).all())
 
 
 def still_frames(alike_N: Tensor, found: Chains, frame_N: Tensor, min_cosine: float) -> Tensor:

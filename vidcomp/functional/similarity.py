@@ -8,17 +8,22 @@ unlike all else (0): black patches that do not change are static.
 Legend: N M rows, D features.
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from vidcomp.functional.reduce import wide
 
-__all__ = ["best_match", "cosine", "directions", "paired_cosine", "unit"]
+__all__ = ["best_match", "cosine", "directions", "paired_cosine", "rough_cosine", "unit"]
 
 _BLOCK = 1 << 22
 """Similarities that are held at a time."""
 _SMALL_BLOCK = 1 << 17
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
+_MIDDLE_BLOCK = 1 << 18
+"""The same in float32."""
 
 
 def unit(x_ND: Tensor) -> Tensor:
@@ -36,23 +41,67 @@ def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     return (directions(x_ND) @ directions(y_MD).mT).float()
 
 
-def paired_cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """[...] float32 cosines of rows at the same place.
+def paired_cosine(
+    x_ND: Tensor, y_ND: Tensor, x_row_J: Tensor | None = None, y_row_J: Tensor | None = None
+) -> Tensor:
+    """[...] float32 cosines of rows at the same place, or of the pairs of rows that are named.
+
+    No gradient.
 
     Args:
         x_ND: [..., D] any float type.
-        y_ND: [..., D] of the same shape.
+        y_ND: [..., D]; of the same shape where no rows are named.
+        x_row_J: [J] int64 rows of ``x_ND`` [N, D]; by default all, one by one.
+        y_row_J: the same of ``y_ND``.
     """
     dim = x_ND.shape[-1]
-    rows = max(1, (_BLOCK if x_ND.is_cuda else _SMALL_BLOCK) // max(1, dim))
-    pairs = zip(*(torch.split(v.reshape(-1, dim), rows) for v in (x_ND, y_ND)), strict=True)
-    return torch.cat([_paired(x, y) for x, y in pairs]).reshape(x_ND.shape[:-1])
+    x, y = (v.detach().reshape(-1, dim) for v in (x_ND, y_ND))
+    total = len(x) if x_row_J is None else len(x_row_J)
+    cosine_J = torch.empty(total, device=x.device)
+    rows = max(1, (_BLOCK if x.is_cuda else _SMALL_BLOCK) // max(1, dim))
+    for start in range(0, total, rows):
+        part = slice(start, start + rows)
+        cosine_J[part] = _paired(_part(x, x_row_J, part), _part(y, y_row_J, part))
+    return cosine_J if x_row_J is not None else cosine_J.reshape(x_ND.shape[:-1])
+
+
+def rough_cosine(x_ND: Tensor, row_J: Tensor, other_J: Tensor) -> tuple[Tensor, float]:
+    """Cosines of pairs of rows by sums in float32, and how wrong they may be.
+
+    Three times as fast as ``paired_cosine``, and good enough for all that is not near a border.
+    Where float32 cannot hold the squares, and on other devices than the CPU, they are those of
+    ``paired_cosine``.  No gradient.
+
+    Args:
+        x_ND: any float type.
+        row_J: [J] int64 rows.
+        other_J: [J] int64 rows that they are compared with.
+
+    Returns:
+        [J] float32 cosines, and the largest difference to those of ``paired_cosine``.
+    """
+    x_ND = x_ND.detach()
+    if x_ND.device.type != "cpu" or x_ND.dtype == torch.float64:
+        return paired_cosine(x_ND, x_ND, row_J, other_J), 0.0
+    rows = max(1, _MIDDLE_BLOCK // max(1, x_ND.shape[1]))
+    parts = [torch.linalg.vector_norm(p.float(), dim=-1) for p in torch.split(x_ND, rows)]
+    norm_N = torch.cat(parts)
+    cosine_J = torch.empty(len(row_J))
+    for start, stop, x_PD, y_PD in _pairs(x_ND, row_J, other_J, rows):
+        cosine_J[start:stop] = (x_PD.float() * y_PD.float()).sum(dim=-1)
+    cosine_J /= norm_N[row_J] * norm_N[other_J]
+    safe_N = (norm_N > 1e-9) & (norm_N < 1e9)
+    if not bool(safe_N.all()):
+        again = (~(safe_N[row_J] & safe_N[other_J])).nonzero().squeeze(1)
+        cosine_J[again] = paired_cosine(x_ND, x_ND, row_J[again], other_J[again])
+    # torch adds up in at least eight partial sums; three sums, and some roundings after them.
+    return cosine_J, 2 * (x_ND.shape[1] / 8 + 64) * 2**-24
 
 
 def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
     """For each row of ``x_ND`` the most similar row of ``y_MD``; ties go to the lower index.
 
-    Works in blocks: memory grows with N + M, not with N * M.
+    Works in blocks: memory grows with N + M, not with N * M.  No gradient.
 
     Args:
         x_ND: any float type.
@@ -62,18 +111,22 @@ def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
         [N] float32 cosines and [N] int64 rows of ``y_MD``.
     """
     x_ND, y_MD = x_ND.detach(), y_MD.detach()
-    rows = max(1, _BLOCK // max(1, y_MD.shape[1]))  # so that no step copies all of them
-    columns_DM = torch.cat([directions(part) for part in torch.split(y_MD, rows)]).mT
-    rows = min(len(x_ND), max(1, _BLOCK // len(y_MD)))
+    columns_DM, rows = _columns(y_MD), _rows_at_a_time(x_ND, len(y_MD))
+    is_zero_M = (columns_DM == 0).all(dim=0)
+    has_zero = bool(is_zero_M.any())
     # One buffer for all blocks: large blocks that come and go leave holes in the heap.
-    wide_NM = columns_DM.new_empty(rows, len(y_MD))
+    wide_NM = columns_DM.new_empty(min(rows, len(x_ND)), len(y_MD))
     cosine_NM = torch.empty_like(wide_NM, dtype=torch.float32)
     value_N = torch.empty(len(x_ND), device=x_ND.device)
     index_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
-    for start in range(0, len(x_ND), max(1, rows)):
-        block_ND = directions(x_ND[start : start + rows])
-        n = len(block_ND)
+    for start in range(0, len(x_ND), rows):
+        block_ND = _scaled(x_ND[start : start + rows])
+        n, norm_N1 = len(block_ND), torch.linalg.vector_norm(block_ND, dim=-1, keepdim=True)
+        # Products are divided by the length, not rows: there are fewer of them.
         torch.mm(block_ND, columns_DM, out=wide_NM[:n])
+        wide_NM[:n] /= torch.where(norm_N1 > 0, norm_N1, 1)
+        if has_zero:
+            wide_NM[:n].masked_fill_((norm_N1 == 0) & is_zero_M, 1)
         value, index = cosine_NM[:n].copy_(wide_NM[:n]).max(dim=1)
         value_N[start : start + n], index_N[start : start + n] = value, index
     return value_N, index_N
@@ -89,18 +142,78 @@ def directions(x_ND: Tensor) -> Tensor:
     return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)
 
 
+def _columns(y_MD: Tensor) -> Tensor:
+    """[D, M] unit rows as columns, so that no step copies all of them."""
+    rows = max(1, (_BLOCK if y_MD.is_cuda else _SMALL_BLOCK) // max(1, y_MD.shape[1]))
+    return torch.cat([unit(part) for part in torch.split(y_MD, rows)]).mT
+
+
+def _rows_at_a_time(x_ND: Tensor, num_columns: int) -> int:
+    """Few enough for the cache, enough to keep a matrix product busy."""
+    rows = max(1, _BLOCK // num_columns)
+    if x_ND.is_cuda:
+        return rows
+    return min(rows, max(256, _SMALL_BLOCK // max(1, x_ND.shape[1])))
+
+
+def _pairs(
+    x_ND: Tensor, row_J: Tensor, other_J: Tensor, most: int
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Pairs ``start`` to ``stop``, and their rows: views where both follow one another."""
+    if not len(row_J):
+        return
+    breaks = ((row_J.diff() != 1) | (other_J.diff() != 1)).nonzero().squeeze(1) + 1
+    if len(breaks) * 64 > len(row_J):
+        for start in range(0, len(row_J), most):
+            part = slice(start, start + most)
+            x_PD, y_PD = _part(x_ND, row_J, part), _part(x_ND, other_J, part)
+            yield start, start + len(x_PD), x_PD, y_PD
+        return
+    edges = [0, *breaks.tolist(), len(row_J)]
+    firsts = zip(row_J[edges[:-1]].tolist(), other_J[edges[:-1]].tolist(), strict=True)
+    for (first, after), (row, other) in zip(pairwise(edges), firsts, strict=True):
+        for start in range(first, after, most):
+            n, skip = min(most, after - start), start - first
+            x_PD, y_PD = (x_ND[k + skip : k + skip + n] for k in (row, other))
+            yield start, start + n, x_PD, y_PD
+
+
+def _part(x_ND: Tensor, row_J: Tensor | None, part: slice) -> Tensor:
+    return x_ND[part] if row_J is None else x_ND.index_select(0, row_J[part])
+
+
 def _paired(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    x_ND, y_ND = _scaled(x_ND), _scaled(y_ND)
-    x_N, y_N = x_ND.norm(dim=-1), y_ND.norm(dim=-1)
+    """[N] float32 cosines of rows that fit into the cache."""
+    cosine_N, longer_N, shorter_N = _quotients(wide(x_ND), wide(y_ND))
+    if not _may_overflow(x_ND) and not _may_overflow(y_ND):
+        return cosine_N
+    # Lengths at which squares, and products of lengths, neither overflow nor vanish.
+    least = torch.finfo(longer_N.dtype).tiny ** 0.25
+    safe_N = (shorter_N > least) & (longer_N < 1 / least)
+    if not bool(safe_N.all()):
+        row = (~safe_N).nonzero().squeeze(1)
+        cosine_N[row] = _quotients(_scaled(x_ND[row]), _scaled(y_ND[row]))[0]
+    return cosine_N
+
+
+def _quotients(x_ND: Tensor, y_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N] float32 cosines of wide rows, and the lengths of the longer and the shorter ones."""
+    x_N, y_N = (torch.linalg.vector_norm(v, dim=-1) for v in (x_ND, y_ND))
     length_N = x_N * y_N
     cosine_N = (x_ND * y_ND).sum(dim=-1) / torch.where(length_N > 0, length_N, 1)
-    return torch.where((x_N == 0) & (y_N == 0), 1, cosine_N).float()
+    cosine_N = torch.where((x_N == 0) & (y_N == 0), 1, cosine_N).float()
+    return cosine_N, torch.maximum(x_N, y_N), torch.minimum(x_N, y_N)
+
+
+def _may_overflow(x_ND: Tensor) -> bool:
+    """Whether the wide type cannot hold the squares of all values of the type."""
+    return bool(x_ND.shape[-1]) and wide(x_ND[:0]).dtype == x_ND.dtype
 
 
 def _scaled(x_ND: Tensor) -> Tensor:
     """Rows in the wide type, at lengths whose squares it can hold."""
     wide_ND = wide(x_ND)
-    if not x_ND.shape[-1] or (wide_ND.dtype == torch.float64 and x_ND.dtype != torch.float64):
-        return wide_ND  # float64 holds the squares of all narrower types
+    if not _may_overflow(x_ND):
+        return wide_ND
     largest_N1 = wide_ND.abs().amax(dim=-1, keepdim=True)
     return wide_ND / torch.where(largest_N1 > 0, largest_N1, 1)
