@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
@@ -37,6 +38,8 @@ class ProjectorConfig(Config, ABC):
     """Settings that every projector has."""
 
     about: ClassVar[ProjectorAbout] = ProjectorAbout()
+    asks: ClassVar[type[Query] | None] = None
+    """The kind of query that the projector reads besides the video, if any."""
     dim_in: int = Field(ge=1)
     """Features of the encoder's tokens."""
     dim_out: int = Field(ge=1)
@@ -50,6 +53,14 @@ class ProjectorConfig(Config, ABC):
     seed: int = Field(0, ge=0)
     """Fresh weights are drawn from this seed, so that an untrained projector is the same in every
     run; has no effect on weights that are loaded."""
+
+    @property
+    def needs(self) -> str:
+        """What a call needs besides the tokens of one encoder, in words; empty: nothing.
+
+        A recipe can give none of it: what is kept must not depend on a question.
+        """
+        return "" if self.asks is None else "a question"
 
     @abstractmethod
     def module(self) -> "Projector":
@@ -85,8 +96,6 @@ class Projector(nn.Module, ABC):
     config: ProjectorConfig
     is_elastic: bool = False
     """Whether ``budget`` chooses the number of tokens at run time."""
-    asks: ClassVar[type[Query] | None] = None
-    """The kind of query that it reads besides the video, if any."""
     weights_hash: str = ""
     """sha256 of the file that ``config.weights`` names; empty for fresh weights."""
     reference_names: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -95,6 +104,28 @@ class Projector(nn.Module, ABC):
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
+        self._query: Query | None = None
+
+    @property
+    def asks(self) -> type[Query] | None:
+        """The kind of query that it reads besides the video, if any."""
+        return self.config.asks
+
+    @property
+    def lacks_query(self) -> bool:
+        """Whether it reads a query and was bound to none."""
+        return self.asks is not None and self._query is None
+
+    def bind(self, query: Query) -> Self:
+        """The same projector, weights shared, that asks this where a call asks nothing.
+
+        Raises:
+            ConfigError: it reads no query, or one of another kind.
+        """
+        self._check_query(query)
+        bound = copy(self)
+        bound._query = query
+        return bound
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,6 +176,7 @@ class Projector(nn.Module, ABC):
                 Elastic projectors use it; the others check it.  ``None``: no limit.
             query: what is asked about each video (one each for a batch, or one for all), for
                 projectors that say what kind of it they read (``asks``); the others refuse it.
+                ``None``: what the projector was bound to.
 
         Returns:
             What came in with tokens [M, dim_out]; gradients flow through the tokens only.
@@ -221,6 +253,7 @@ class Projector(nn.Module, ABC):
         queries: Sequence[Query | None],
     ) -> list[VideoTokens]:
         dtype = self.dtype
+        queries = [self._query if query is None else query for query in queries]
         for video, query in zip(videos, queries, strict=True):
             self._check(video)
             self._check_query(query)
@@ -240,7 +273,7 @@ class Projector(nn.Module, ABC):
             does = "reads no query" if wanted is None else f"reads a {wanted.__name__}"
             raise ConfigError(
                 f"the projector {self.config.name!r} {does}, got {got}: "
-                f"{'leave it out' if wanted is None else 'pass query='}"
+                f"{'leave it out' if wanted is None else 'pass query=, or bind one'}"
             )
 
     def _check(self, video: VideoTokens) -> None:
