@@ -201,7 +201,7 @@ def _all_squared(x_BND: Tensor, rows: int) -> Tensor:
     """[B, N, N] float32 squared distances; those of each pair are found once."""
     num_rows = x_BND.shape[1]
     if not x_BND.is_cuda:
-        rows = min(rows, _STRIP)
+        rows = min(rows, max(64, min(_STRIP, num_rows // 3)))
     squared_BNN = torch.empty(len(x_BND), num_rows, num_rows, device=x_BND.device)
     for start in range(0, num_rows, rows):
         stop = start + rows

@@ -15,7 +15,7 @@ from vidcomp.errors import ShapeError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.merge import merge_by_assignment
-from vidcomp.functional.reduce import group_min, group_sum
+from vidcomp.functional.reduce import group_min, group_sum, wide
 from vidcomp.functional.runs import Chains, run_groups
 from vidcomp.functional.segment import frame_means
 from vidcomp.functional.similarity import best_match, directions
@@ -34,6 +34,9 @@ __all__ = [
     "points_of",
     "stills_within",
 ]
+
+_ROWS = 256
+"""Rows of which a wide copy is made at a time."""
 
 
 class Points(NamedTuple):
@@ -119,10 +122,18 @@ def likeness_over_time(x_ND: Tensor, pillar_N: Tensor, num_pillars: int) -> Tens
 
     All pairs by the sum of the unit rows: its square holds every pair twice and every row once.
     """
-    sum_CD = group_sum(directions(x_ND.detach()), pillar_N, num_pillars)
+    x_ND = x_ND.detach()
+    if wide(x_ND[:0]).dtype == x_ND.dtype:  # whose squares may overflow
+        square_C = group_sum(directions(x_ND), pillar_N, num_pillars).square().sum(dim=1)
+    else:
+        norm_N = torch.cat([wide(rows).norm(dim=1) for rows in torch.split(x_ND, _ROWS)])
+        factor_N = torch.where(norm_N > 0, 1 / norm_N, 0)
+        square_C = group_sum(x_ND, pillar_N, num_pillars, factor_N).square_().sum(dim=1)
+        zeros_C = torch.bincount(pillar_N[norm_N == 0], minlength=num_pillars)
+        square_C += zeros_C.square()  # zero rows have a direction of their own
     n_C = torch.bincount(pillar_N, minlength=num_pillars)
     pairs_C = (n_C * (n_C - 1)).clamp(min=1)
-    likeness_C = (sum_CD.square().sum(dim=1) - n_C) / pairs_C
+    likeness_C = (square_C - n_C) / pairs_C
     return torch.where(n_C > 1, likeness_C, 1).float()
 
 
