@@ -39,6 +39,8 @@ class Golden:
     """State dict by the original's names."""
     outputs: Mapping[str, Tensor]
     """By the full name in the file: ``output``, ``output.step0.x`` ..."""
+    training: Mapping[str, Tensor]
+    """What a step of training gave: losses, gradients, new weights."""
 
     def setting(self, name: str) -> Any:
         """A value of ``settings``."""
@@ -52,6 +54,11 @@ class Golden:
     def output(self, name: str) -> Tensor:
         """A tensor of ``outputs``."""
         tensor: Tensor = _get(self.outputs, name, self.path, "output")
+        return tensor
+
+    def trained(self, name: str) -> Tensor:
+        """A tensor of ``training``."""
+        tensor: Tensor = _get(self.training, name, self.path, "result of training")
         return tensor
 
 
@@ -84,6 +91,7 @@ def read_golden(path: str) -> Golden:
         inputs=_below(tensors, "input."),
         weights=_below(tensors, "weight."),
         outputs={n: t for n, t in tensors.items() if n.split(".")[0] == "output"},
+        training=_below(tensors, "train."),
     )
 
 

@@ -17,6 +17,7 @@ DIM_IN, DIM_OUT = 12, 10
 CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "linear": ("linear", {}),
     "mlp": ("mlp", {"depth": 3}),
+    "mlp_norm": ("mlp", {"norm": True}),
     "deco": ("deco", {"tokens_per_frame": 4}),
     "deco_grid": ("deco", {"tokens_per_frame": (2, 3), "depth": 1}),
     "perceiver": (
@@ -47,8 +48,16 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
             "max_clips": 3,
         },
     ),
+    "vq": ("vq", {"codebook_size": 64, "codebook_dim": 6}),
+    "vq_cosine": ("vq", {"codebook_size": 48, "cosine": True, "gradient": "straight_through"}),
+    "fsq": ("fsq", {"levels": (8, 5, 5, 5)}),
+    "lfq": ("lfq", {"bits": 9}),
+    "bsq": ("lfq", {"bits": 9, "spherical": True}),
 }
 """Name in the registry and settings, by a name of the case."""
+
+DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
+"""Different rows may get one code there, and a small change of a row another one."""
 
 NEEDS_GRID = {"deco", "deco_grid"}
 

@@ -10,6 +10,7 @@ from projector_cases import (
     CASES,
     DIM_IN,
     DIM_OUT,
+    DISCRETE,
     DROPS,
     NEEDS_GRID,
     dense,
@@ -28,6 +29,7 @@ from vidcomp.types import Grid, TokenBatch, VideoTokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 every_case = pytest.mark.parametrize("case", CASES)
+every_smooth_case = pytest.mark.parametrize("case", sorted(set(CASES) - DISCRETE))
 few = settings(deadline=None, max_examples=12)
 
 
@@ -158,7 +160,7 @@ def test_gradients_in_a_ragged_batch_are_those_of_single_runs(case: str) -> None
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-4, msg=f"{name} differs")
 
 
-@every_case
+@every_smooth_case
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_close_to_float32(case: str, dtype: torch.dtype) -> None:
     video = dense(fitted(case, Grid(3, 4, 4)))
@@ -179,7 +181,7 @@ def test_tokens_of_any_type_are_computed_in_that_of_the_weights(case: str) -> No
     assert_same(out, make(case)(video), **CLOSE)
 
 
-@every_case
+@every_smooth_case
 def test_a_fresh_projector_tells_tokens_apart_and_keeps_their_scale(case: str) -> None:
     video = make(case, dim_in=64, dim_out=64)(dense(fitted(case, Grid(3, 4, 6)), dim=64))
     out = video.tokens[video.mass > 0]  # newlines are all alike
@@ -205,7 +207,7 @@ def test_a_tiny_regression_is_learned(case: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     # A single matrix of 16 x 10 cannot fit 32 rows: it must only come down to its best.
-    best = 0.9 if case == "linear" else 0.3
+    best = 0.9 if case == "linear" else 0.6 if case in DISCRETE else 0.3
     assert losses[-1] < best * losses[0]
 
 
