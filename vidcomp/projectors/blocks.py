@@ -10,10 +10,19 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from vidcomp.projectors.attention import attend, attention_shares
 
-__all__ = ["CrossAttention", "FrameEmbedding", "mlp", "rows_between", "stretched_rows", "untraced"]
+__all__ = [
+    "CrossAttention",
+    "FrameEmbedding",
+    "GatedMLP",
+    "mlp",
+    "rows_between",
+    "stretched_rows",
+    "untraced",
+]
 
 A = ParamSpec("A")
 R = TypeVar("R")
@@ -35,16 +44,32 @@ def untraced(function: Callable[A, R]) -> Callable[A, R]:
     return call
 
 
-def mlp(*dims: int, activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
+def mlp(*dims: int, activation: type[nn.Module] = nn.GELU, norm: bool = False) -> nn.Sequential:
     """Linear layers through the widths ``dims`` with ``activation`` between them, exact (erf) GELU
-    unless another is asked for.
+    unless another is asked for; no layer for a single width.
 
-    Parameters are called ``0``, ``2``, ``4`` ... as in LLaVA's checkpoints.
+    Parameters are called ``0``, ``2``, ``4`` ... as in LLaVA's checkpoints, or with a ``norm`` of
+    what goes in first ``0``, ``1``, ``3``, ``5`` ... as in InternVL's.
     """
-    layers: list[nn.Module] = []
-    for dim_in, dim_out in pairwise(dims):
-        layers += [nn.Linear(dim_in, dim_out), activation()]
-    return nn.Sequential(*layers[:-1])
+    layers: list[nn.Module] = [nn.LayerNorm(dims[0])] if norm else []
+    for place, (dim_in, dim_out) in enumerate(pairwise(dims)):
+        layers += [activation()] * (place > 0) + [nn.Linear(dim_in, dim_out)]
+    return nn.Sequential(*layers)
+
+
+class GatedMLP(nn.Module):
+    """Rows times the SiLU of others made of the same input, as in Llama; no biases."""
+
+    def __init__(self, dim_in: int, hidden: int, dim_out: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim_in, hidden, bias=False)
+        self.up_proj = nn.Linear(dim_in, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, dim_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim_out] of [..., dim_in]."""
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class CrossAttention(nn.Module):

@@ -1,6 +1,7 @@
 """Weights from safetensors files into modules, by the original checkpoints' names."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from vidcomp.errors import ConfigError, ShapeError
 
-__all__ = ["load_named", "read_weights"]
+__all__ = ["load_named", "numbered", "read_weights"]
 
 
 def read_weights(path: str, prefix: str = "") -> tuple[dict[str, Tensor], str]:
@@ -79,6 +80,29 @@ def load_named(
         )
     with torch.no_grad():
         module.load_state_dict({n: state[names[n]] for n in own})
+
+
+def numbered(
+    state: Mapping[str, Tensor], prefix: str = "", *, norm: bool = False
+) -> dict[str, Tensor]:
+    """Transformers' names of an MLP (``linear_1``, ``linear_2``, ``layer_norm``, maybe below
+    ``multi_modal_projector``) as those of an ``nn.Sequential``; other names stay.
+
+    Args:
+        state: tensors by name.
+        prefix: of the numbers.
+        norm: whether a norm comes first, whose number is 0.
+    """
+    start = r"^(?:model\.)?(?:multi_modal_projector\.)?"
+
+    def renamed(name: str) -> str:
+        if norm:
+            name = re.sub(start + r"layer_norm\.", f"{prefix}0.", name)
+        return re.sub(
+            start + r"linear_(\d+)\.", lambda m: f"{prefix}{2 * int(m[1]) - 2 + norm}.", name
+        )
+
+    return {renamed(name): tensor for name, tensor in state.items()}
 
 
 def _list(names: list[str], limit: int = 8) -> str:

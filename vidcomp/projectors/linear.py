@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vidcomp.projectors.base import Projector, ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import mlp
+from vidcomp.projectors.checkpoint import numbered
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
 
@@ -77,6 +78,8 @@ class MlpConfig(ProjectorConfig):
 
     depth: int = Field(2, ge=1)
     """Linear layers: the ``N`` of LLaVA's ``mlpNx_gelu``."""
+    norm: bool = False
+    """A LayerNorm of each token first, as in InternVL's ``mlp1``."""
 
     def module(self) -> "Mlp":
         """An ``Mlp`` with torch's default initial weights."""
@@ -84,23 +87,20 @@ class MlpConfig(ProjectorConfig):
 
 
 class Mlp(RowwiseProjector):
-    """LLaVA's ``mlpNx_gelu``: checkpoint names ``0.weight``, ``0.bias``, ``2.weight`` ..."""
+    """LLaVA's ``mlpNx_gelu``: checkpoint names ``0.weight``, ``0.bias``, ``2.weight`` ...; with a
+    norm that is ``0``, and the layers are ``1``, ``3`` ...
+    """
 
+    config: MlpConfig
     reference_names = ((r"^layers\.", ""),)
 
     def __init__(self, config: MlpConfig) -> None:
         super().__init__(config)
-        self.depth = config.depth
-        self.layers = mlp(config.dim_in, *[config.dim_out] * config.depth)
+        widths = [config.dim_out] * config.depth
+        self.layers = mlp(config.dim_in, *widths, norm=config.norm)
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
-        """Weights by LLaVA's names or by those of transformers (``linear_1.weight`` ...)."""
-        places = {f"linear_{i + 1}.": f"{2 * i}." for i in range(self.depth)}
-        return super().load_reference({_replace_start(n, places): t for n, t in state.items()})
-
-
-def _replace_start(name: str, starts: Mapping[str, str]) -> str:
-    for start, other in starts.items():
-        if name.startswith(start):
-            return other + name.removeprefix(start)
-    return name
+        """Weights by LLaVA's and InternVL's names or by those of transformers
+        (``linear_1.weight`` ..., ``layer_norm.weight``).
+        """
+        return super().load_reference(numbered(state, norm=self.config.norm))
