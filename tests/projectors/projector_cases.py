@@ -18,6 +18,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "linear": ("linear", {}),
     "mlp": ("mlp", {"depth": 3}),
     "mlp_norm": ("mlp", {"norm": True}),
+    "mlp_norm": ("mlp", {"norm": True}),
     "deco": ("deco", {"tokens_per_frame": 4}),
     "deco_grid": ("deco", {"tokens_per_frame": (2, 3), "depth": 1}),
     "perceiver": (
