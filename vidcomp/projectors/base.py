@@ -128,6 +128,26 @@ class Projector(nn.Module, ABC):
         return bound
 
     @property
+    def num_parameters(self) -> int:
+        """Numbers that are learned."""
+        return sum(p.numel() for p in self.parameters())
+
+    @torch.no_grad()
+    def flops(self, video: VideoTokens | TokenBatch, *, query: Query | None = None) -> int:
+        """Floating point operations (two a multiplication with addition) of matrix products,
+        convolutions and attention in a call, counted while it runs.
+
+        Args:
+            video: what is projected; the numbers in it do not matter.
+            query: as in a call.
+        """
+        from torch.utils.flop_counter import FlopCounterMode  # 0.3 s that others need not wait
+
+        with FlopCounterMode(display=False) as counter:
+            self(video, query=query)
+        return int(counter.get_total_flops())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters, in which it computes; float32 if it has none."""
         return next((p.dtype for p in self.parameters()), torch.float32)
