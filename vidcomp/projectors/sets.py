@@ -98,6 +98,8 @@ class ClipSets:
     places: Tensor
     """[B, N, 3] float32 (t, h, w) of each row, t counted from the clip's first frame; fractional
     where tokens were merged."""
+    spans: Tensor
+    """[B, N, 2] float32 [start, stop) seconds of each row."""
     sizes: Tensor
     """[B, 3] int64: frames of a clip (of a full one), height and width of its grid."""
     numbers: Tensor
@@ -184,6 +186,7 @@ class SetwiseProjector(Projector):
                 rows=sets.pad(torch.cat([self.features(video) for video in videos])),
                 mask=sets.mask,
                 places=sets.pad(torch.cat(places)),
+                spans=sets.pad(torch.cat([video.spans for video in videos])),
                 sizes=sizes_B3,
                 numbers=numbers_B2,
                 num_latents=num_latents,

@@ -1,0 +1,64 @@
+"""What projectors of latents over clips share: settings, embeddings of frames, the last layer.
+
+Legend: B clips, N rows of a clip, D features.
+"""
+
+from typing import cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from vidcomp.projectors.base import ProjectorConfig
+from vidcomp.projectors.blocks import FrameEmbedding
+from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+
+__all__ = ["LatentConfig", "LatentProjector", "output_layer"]
+
+
+class LatentConfig(ProjectorConfig):
+    """Settings of latents that read clips."""
+
+    num_latents: int = Field(64, ge=1)
+    """Tokens out of every clip."""
+    frames_per_clip: int | None = Field(1, ge=1)
+    """Consecutive frames that a set of latents reads; the last clip may be shorter; ``None``: all
+    frames of the video."""
+    max_frames: int = Field(0, ge=0)
+    """Rows of a learned table of frame embeddings, zero before training, added to the tokens and
+    stretched over clips of more frames; 0: none, as in the original."""
+
+
+class LatentProjector(SetwiseProjector):
+    """A ``SetwiseProjector`` with these settings; subclasses write ``read``."""
+
+    config: LatentConfig
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__(config)
+        rows, dim = config.max_frames, config.dim_in
+        self.frames = FrameEmbedding(rows, dim) if rows else None
+
+    @property
+    def num_latents(self) -> int:
+        """As the settings say."""
+        return self.config.num_latents
+
+    @property
+    def frames_per_clip(self) -> int | None:
+        """As the settings say."""
+        return self.config.frames_per_clip
+
+    def embedded(self, clips: ClipSets) -> Tensor:
+        """[B, N, D] rows with the embeddings of their frames, if there are any."""
+        return self.add_frames(clips.rows, clips)
+
+    def add_frames(self, x_BND: Tensor, clips: ClipSets) -> Tensor:
+        """[B, N, D] with the embeddings of the frames of the clips' rows, if there are any."""
+        if self.frames is None:
+            return x_BND
+        return x_BND + cast(Tensor, self.frames(clips.places[..., 0], clips.sizes[:, :1]))
+
+
+def output_layer(dim: int, dim_out: int) -> nn.Module:
+    """A linear layer to the language model's features, unless the latents have as many."""
+    return nn.Identity() if dim == dim_out else nn.Linear(dim, dim_out)
