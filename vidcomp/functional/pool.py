@@ -24,6 +24,8 @@ __all__ = [
 
 _BLOCK = 1 << 24
 """Numbers that a reduction holds at a time."""
+_SMALL_BLOCK = 1 << 17
+"""The same where they should stay in the processor's cache."""
 
 
 def adaptive_edges(size: int, bins: int) -> list[tuple[int, int]]:
@@ -111,20 +113,35 @@ def largest(x_PD: Tensor, grid: Grid, cells: Grid) -> tuple[Tensor, Tensor]:
         share of a cell's channels that each patch won, ties to the lower patch.
     """
     patch_KM = _members(grid, cells).to(x_PD.device)
-    num_features = x_PD.shape[1]
-    column_D = torch.arange(num_features, device=x_PD.device)
+    num_features = max(1, x_PD.shape[1])
+    rows = (_BLOCK if x_PD.is_cuda else _SMALL_BLOCK) // num_features
+    column_D = torch.arange(x_PD.shape[1], device=x_PD.device)
     values, wins = [], []
-    for part_kM in torch.split(
-        patch_KM, max(1, _BLOCK // max(1, patch_KM.shape[1] * num_features))
-    ):
-        winner_kD = x_PD.detach()[part_kM].argmax(dim=1)
-        values.append(x_PD[part_kM.gather(1, winner_kD), column_D])
+    for part_kM in torch.split(patch_KM, max(1, rows)):
+        value_kD, winner_kD = _largest_rows(x_PD.detach(), part_kM)
+        if x_PD.requires_grad:
+            value_kD = x_PD[part_kM.gather(1, winner_kD.long()), column_D]
+        values.append(value_kD)
         wins.append(_shares_won(winner_kD, part_kM.shape[1]))
     share_KM = torch.cat(wins)
     cell, member = share_KM.nonzero().unbind(1)
     shape = (cells.num_patches, grid.num_patches)
     weights = sparse_matrix(cell, patch_KM[cell, member], share_KM[cell, member], shape)
     return torch.cat(values), weights
+
+
+def _largest_rows(x_PD: Tensor, patch_KM: Tensor) -> tuple[Tensor, Tensor]:
+    """[K, D] the largest values of rows, and the member that has each, the first of equals."""
+    best_KD = x_PD.index_select(0, patch_KM[:, 0])
+    narrow = torch.uint8 if patch_KM.shape[1] < 256 else torch.int32
+    winner_KD = torch.zeros_like(best_KD, dtype=narrow)
+    for member in range(1, patch_KM.shape[1]):
+        value_KD = x_PD.index_select(0, patch_KM[:, member])
+        # The last to be larger than all before it has the largest number of those that were.
+        larger_KD = (value_KD > best_KD).to(narrow).mul_(member)
+        torch.maximum(winner_KD, larger_KD, out=winner_KD)
+        torch.maximum(best_KD, value_KD, out=best_KD)
+    return best_KD, winner_KD
 
 
 def _shares_won(winner_KD: Tensor, num_members: int) -> Tensor:
