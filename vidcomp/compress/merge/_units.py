@@ -14,7 +14,6 @@ from torch import Tensor
 from vidcomp.errors import ShapeError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.geometry import frame_numbers
-from vidcomp.functional.merge import merge_by_assignment
 from vidcomp.functional.reduce import group_min, group_sum, wide
 from vidcomp.functional.runs import Chains, run_groups
 from vidcomp.functional.segment import frame_means
@@ -154,9 +153,12 @@ def averaged(x_ND: Tensor, mass_N: Tensor, rows: Tensor, point_N: Tensor) -> Ten
     _, point_R, count_P = torch.unique_consecutive(
         point_N[rows], return_inverse=True, return_counts=True
     )
+    x_ND = x_ND.detach()
     if len(count_P) == len(rows):
-        return x_ND[rows].detach()
-    return merge_by_assignment(x_ND[rows].detach(), mass_N[rows], point_R, len(count_P))[0]
+        return x_ND[rows]
+    mass_R = mass_N[rows]
+    share_R = wide(mass_R) / group_sum(mass_R, point_R, len(count_P))[point_R]
+    return group_sum(x_ND, point_R, len(count_P), share_R, rows, x_ND.dtype)
 
 
 def cluster_units(
