@@ -18,7 +18,6 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "linear": ("linear", {}),
     "mlp": ("mlp", {"depth": 3}),
     "mlp_norm": ("mlp", {"norm": True}),
-    "mlp_norm": ("mlp", {"norm": True}),
     "deco": ("deco", {"tokens_per_frame": 4}),
     "deco_grid": ("deco", {"tokens_per_frame": (2, 3), "depth": 1}),
     "perceiver": (
@@ -54,16 +53,79 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fsq": ("fsq", {"levels": (8, 5, 5, 5)}),
     "lfq": ("lfq", {"bits": 9}),
     "bsq": ("lfq", {"bits": 9, "spherical": True}),
+    "c_abstractor": (
+        "c_abstractor",
+        {"tokens_per_frame": 4, "depth": 1, "dim_hidden": 12, "pos_grid": (4, 4), "prenorm": True},
+    ),
+    "c_abstractor_ends": (
+        "c_abstractor",
+        {"tokens_per_frame": (2, 3), "depth": 0, "num_eos_tokens": 2, "max_frames": 3},
+    ),
+    "d_abstractor": (
+        "d_abstractor",
+        {
+            "tokens_per_frame": (2, 3),
+            "dim_hidden": 16,
+            "depth": 2,
+            "heads": 2,
+            "points": 2,
+            "dim_ff": 24,
+            "pos_grid": (4, 4),
+            "num_eos_tokens": 1,
+            "max_frames": 2,
+        },
+    ),
+    "honeybee_resampler": (
+        "honeybee_resampler",
+        {
+            "num_latents": 3,
+            "dim_hidden": 16,
+            "depth": 2,
+            "heads": 2,
+            "dim_ff": 24,
+            "pos_grid": (4, 4),
+            "max_frames": 3,
+        },
+    ),
+    "ldp": ("ldp", {"max_frames": 2}),
+    "ldp_v2": ("ldp_v2", {"tokens_per_frame": 4}),
+    "stc": ("stc", {"depth": 1, "max_frames": 3}),
+    "stc_v35": ("stc_v35", {"depth": 1}),
+    "stp": ("stp", {"depth": 1}),
+    "spatial_conv": ("spatial_conv", {}),
+    "spatial_conv_unpadded": ("spatial_conv", {"pad_frames": False}),
+    "spatial_pool": ("spatial_pool", {}),
 }
 """Name in the registry and settings, by a name of the case."""
 
 DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
 """Different rows may get one code there, and a small change of a row another one."""
 
-NEEDS_GRID = {"deco", "deco_grid"}
+NEEDS_GRID = {
+    "deco",
+    "deco_grid",
+    "c_abstractor",
+    "c_abstractor_ends",
+    "d_abstractor",
+    "ldp",
+    "ldp_v2",
+    "stc",
+    "stc_v35",
+    "stp",
+    "spatial_conv",
+    "spatial_conv_unpadded",
+    "spatial_pool",
+}
 
-MULTIPLES: dict[str, tuple[int, int, int]] = {}
+MULTIPLES: dict[str, tuple[int, int, int]] = {
+    "stc_v35": (2, 2, 2),
+    "stp": (2, 2, 2),
+    "spatial_pool": (1, 2, 2),
+}
 """Of t, h and w of the grids that a case can read, where not all will do."""
+
+REPEATS = {"spatial_conv"}
+"""Cases some of whose rows are the same for every video."""
 
 DROPS: set[str] = set()
 """Cases that leave out patches of some grids, as windows that do not divide a side."""
