@@ -76,7 +76,9 @@ class HoneybeeResamplerConfig(ProjectorConfig):
         return self
 
     def module(self) -> "HoneybeeResampler":
-        """A ``HoneybeeResampler`` with weights and latents of standard deviation 0.02."""
+        """A ``HoneybeeResampler`` with latents of standard deviation 0.02, and torch's default
+        initial weights, which at the original's width are as wide as its own.
+        """
         return HoneybeeResampler(self)
 
 
@@ -157,10 +159,6 @@ class HoneybeeResampler(SetwiseProjector):
         )
         self.visual_output_fc = nn.Linear(dim, config.dim_out)
         self.eos_tokens = end_tokens(config.num_eos_tokens, config.dim_out)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     @property
     def num_latents(self) -> int:

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.pool import window_weights
@@ -210,10 +209,10 @@ class StcConnector(GridwiseProjector):
             )
         return cells
 
-    def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:  # noqa: ARG002
+    def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
         """Convolutions, windows, convolutions."""
         placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
-        x_BIJKC = self._sampled(framewise(self.s1, placed_BTHWD))
+        x_BIJKC = self._sampled(framewise(self.s1, placed_BTHWD), cells)
         return framewise(self.s2, nn.functional.silu(x_BIJKC))
 
     def after(self, x_ND: Tensor) -> Tensor:
@@ -230,9 +229,17 @@ class StcConnector(GridwiseProjector):
         )
         return t, h, w
 
-    def _sampled(self, x_BTHWC: Tensor) -> Tensor:
-        x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
+    def _sampled(self, x_BTHWC: Tensor, cells: Grid) -> Tensor:
+        """[B, I, J, K, C] windows convolved or averaged."""
         if self.sampler is None:
-            return avg_pool3d(x_BCTHW, self.config.downsample).permute(0, 2, 3, 4, 1)
-        x_BCIJK: Tensor = self.sampler(x_BCTHW)
+            return _mean_windows(x_BTHWC, cells, self.config.downsample)
+        x_BCIJK: Tensor = self.sampler(x_BTHWC.permute(0, 4, 1, 2, 3))
         return x_BCIJK.permute(0, 2, 3, 4, 1)
+
+
+def _mean_windows(x_BTHWC: Tensor, cells: Grid, window: tuple[int, int, int]) -> Tensor:
+    """[B, I, J, K, C] means of windows side by side; what is left over is dropped."""
+    t, h, w = (n * size for n, size in zip(cells, window, strict=True))
+    sizes = [size for pair in zip(cells, window, strict=True) for size in pair]
+    x_windows = x_BTHWC[:, :t, :h, :w].reshape(len(x_BTHWC), *sizes, -1)
+    return x_windows.mean(dim=(2, 4, 6))
