@@ -21,9 +21,9 @@ __all__ = ["curves_of", "format_comparison", "run_compare"]
 
 _SHORT = {
     "distortion": "distortion",
-    "nearest_distortion": "nearest",
+    "nearest_distortion": "L2-NQE",
     "coverage": "coverage",
-    "neighbour_error": "L2-NQE",
+    "neighbour_error": "nearest",
     "temporal_coverage": "frames",
     "temporal_entropy": "time entropy",
     "position_entropy": "place entropy",

@@ -46,8 +46,9 @@ def describe(kind: str) -> list[dict[str, Any]]:
     Returns:
         For each ``name``, ``summary`` (one sentence) and ``settings``: for each ``name``, ``type``,
         ``default`` (JSON), ``required`` and ``doc``.  A recipe's settings are its sections, and
-        their defaults what it sets.  A compressor has ``about`` too: its ``kind``, whether it is
-        ``streaming``, ``paper``, ``needs``, ``cost``, ``scaling``, ``accuracy``.
+        their defaults what it sets.  What says more of itself has ``about`` too: a compressor its
+        ``kind``, whether it is ``streaming``, ``paper``, ``needs``, ``cost``, ``scaling``, figures
+        that were ``published`` and other ``accuracy``.
 
     Raises:
         ConfigError: no such kind.
@@ -69,8 +70,8 @@ def _entry(name: str, cls: type[Config]) -> dict[str, Any]:
     }
     about = getattr(cls, "about", None)
     if about is not None:
-        facts = {"kind": cls.kind, "streaming": cls.streaming}  # type: ignore[attr-defined]
-        entry["about"] = {**facts, **about._asdict(), "needs": list(about.needs)}
+        facts = {key: getattr(cls, key) for key in ("kind", "streaming") if hasattr(cls, key)}
+        entry["about"] = {**facts, **_plain(about)}
     return entry
 
 
@@ -140,6 +141,8 @@ def _plain(value: Any) -> Any:  # any default
     """JSON values only."""
     if isinstance(value, Config):
         return value.dump()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -148,13 +151,29 @@ def _plain(value: Any) -> Any:  # any default
 
 
 def _about_lines(about: dict[str, Any] | None) -> list[str]:
-    """What a compressor is, and where it comes from."""
+    """What a method is, and where it comes from."""
     if about is None:
         return []
-    kind = about["kind"] + ", streaming" * about["streaming"]
-    needs = ", ".join(about["needs"]) or "places only"
-    lines = [f"    [{kind}; needs {needs}; time {about['cost']}, {about['scaling']}]"]
-    return lines + [f"    {about[key]}" for key in ("paper", "accuracy") if about[key]]
+    words = [about["kind"] + ", streaming" * about["streaming"]] if "kind" in about else []
+    if "needs" in about:
+        words.append(f"needs {', '.join(about['needs']) or 'places only'}")
+    if "cost" in about:
+        words.append(", ".join([f"time {about['cost']}", *filter(None, [about.get("scaling")])]))
+    told = [f"[{'; '.join(words)}]" if words else "", about.get("paper", "")]
+    figures = _figure_lines(about.get("published", ()))
+    return [f"    {line}" for line in (*told, *figures, about.get("accuracy", "")) if line]
+
+
+def _figure_lines(published: list[dict[str, Any]]) -> list[str]:
+    """One for each model and source."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in published:
+        text = f"{one['score']:g} with {one['share']:g} % of the tokens"
+        found.setdefault((one["model"], one["source"]), []).append(text)
+    return [
+        f"Percent of the score of {model}: {', '.join(texts)} ({source})"
+        for (model, source), texts in found.items()
+    ]
 
 
 def _setting_line(setting: dict[str, Any]) -> str:

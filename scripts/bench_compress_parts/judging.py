@@ -30,9 +30,9 @@ BUDGETS = tuple(Budget.parse(share) for share in ("1%", "2%", "5%", "10%", "25%"
 BASELINES = ("avg_pool:axes=space",)
 """Beside every method with its defaults: pooling frame by frame."""
 _DETAIL = {
-    "nearest_distortion": "nearest distortion",
+    "nearest_distortion": "L2-NQE",
     "coverage": "coverage",
-    "neighbour_error": "L2-NQE",
+    "neighbour_error": "nearest distance",
     "temporal_coverage": "frames covered",
     "temporal_entropy": "time entropy",
     "position_entropy": "place entropy",

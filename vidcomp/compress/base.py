@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "Merge",
     "Prune",
+    "Published",
     "QueryAware",
     "Scaling",
     "Stream",
@@ -39,18 +40,33 @@ Scaling = Literal["linear", "parts", "quadratic"]
 size (frames, clips, segments), each of which costs the square of its own."""
 
 
+class Published(NamedTuple):
+    """A figure of somebody else's: how well a language model answers with fewer tokens."""
+
+    model: str
+    share: float
+    """Percent of the tokens, as the source counts them: most count those that enter the model."""
+    score: float
+    """Percent of the same model's score with all tokens, in the mean over benchmarks."""
+    source: str
+    """Whose table; figures of different tables do not compare."""
+
+
 class About(NamedTuple):
     """What a reader of the table of methods wants to know."""
 
     paper: str = ""
-    """Title (first author, year); empty for what everybody knows."""
+    """Title (first author, year of the first version), number at arXiv where it has one; several
+    are separated by ``;``; empty for what everybody knows."""
     needs: tuple[str, ...] = ("features",)
     """Of ``features``, ``saliency``, ``keys``, ``query``; none: only the places of the tokens."""
     cost: str = "N D"
     """Leading term for N tokens of D features, K kept, T frames of n tokens."""
     scaling: Scaling = "linear"
+    published: tuple[Published, ...] = ()
+    """How well language models answer, by those who measured it."""
     accuracy: str = ""
-    """Published, with the model, the budget and where it stands; empty if there is none."""
+    """What was published but is no share of a score: with the model, the budget and the source."""
 
 
 class Compressor(Config, ABC):

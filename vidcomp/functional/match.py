@@ -1,6 +1,6 @@
 """Bipartite matching of tokens, and the rounds of it that reach any count.
 
-Token Merging: Your ViT But Faster (Bolya et al., 2023): rows at even places look for the most
+Token Merging: Your ViT But Faster (Bolya et al., 2022): rows at even places look for the most
 similar row at an odd place, and the most similar pairs merge.  We rank stably, refuse a count that
 one round cannot reach instead of clipping it, and add up in float64.
 

@@ -1,8 +1,9 @@
 """How much of a video its tokens still hold, judged without any model.
 
-Coverage at a cosine and the error of the nearest token (L2-NQE) are what SimpleCluster (2026)
-judges methods by; how that paper scales the error is not known to us, our scale is stated below.
-The rest follows from what ``VideoTokens`` knows of itself: which token each source patch went to.
+Coverage at a cosine of 0.9 and the squared error of the nearest token (L2-NQE) are what Rethinking
+Visual Token Compression for Video Large Language Models: A Simple Yet Strong Baseline (Zhang et
+al., 2026) judges methods by.  The rest follows from what ``VideoTokens`` knows of itself: which
+token each source patch went to.
 
 No matrix of all rows by all tokens is ever held.
 
@@ -38,12 +39,12 @@ class Quality(NamedTuple):
     """Squared error of the video rebuilt from its tokens and their places, over its total variance:
     1 is what the mean of all would leave; less is better."""
     nearest_distortion: float
-    """The same if every patch could take the token most like it, wherever that lies."""
+    """The same if every patch could take the token nearest to it, wherever that lies (L2-NQE)."""
     coverage: float
     """Share of patches for which some token has a cosine of at least 0.9; more is better."""
     neighbour_error: float
     """Mean distance of patches to the token nearest to them, over their mean distance to the mean
-    of all (L2-NQE); less is better."""
+    of all; less is better.  Distances, not their squares: a few bad patches weigh less."""
     temporal_coverage: float
     """Share of frames that some token stands for."""
     temporal_entropy: float

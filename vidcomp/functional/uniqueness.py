@@ -1,7 +1,7 @@
 """Frames and tokens that are unlike the others, greedily, as UniComp finds them.
 
-UniComp: Rethinking Video Compression Through Informational Uniqueness (2025).  Everything is in
-matrices of one frame's tokens; all groups of frames take their steps together.
+UniComp: Rethinking Video Compression Through Informational Uniqueness (Yuan et al., 2025).
+Everything is in matrices of one frame's tokens; all groups of frames take their steps together.
 
 Legend: T frames, G groups of rows, B of them, N rows, n rows of the largest group, D features, K
 kept rows, E pairs of a kept row and a neighbour.

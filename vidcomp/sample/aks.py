@@ -1,4 +1,6 @@
-"""Adaptive keyframe sampling (AKS, 2025, arXiv 2502.21271): frames by scores, spread by need.
+"""Adaptive keyframe sampling (AKS): frames by scores, spread by need.
+
+Adaptive Keyframe Sampling for Long Video Understanding (Tang et al., 2025), arXiv 2502.21271.
 
 Scores say how well candidate frames, about one a second, match a query.  The video is halved again
 and again until the best frames of a part stand out from its mean; each part then gives its best

@@ -1,7 +1,7 @@
 """Tokens of events at several levels of detail.
 
 Chat-UniVi: Unified Visual Representation Empowers Large Language Models with Image and Video
-Understanding (Jin et al., 2024).
+Understanding (Jin et al., 2023).
 
 Legend: N tokens, n of an event or frame, T frames, M means, K new tokens, D features, E events or
 entries of a sparse matrix.
@@ -61,7 +61,8 @@ class ChatUniVi(Compressor):
     """
 
     about: ClassVar[About] = About(
-        paper="Chat-UniVi: Unified Visual Representation (Jin, 2024)",
+        paper="Chat-UniVi: Unified Visual Representation Empowers Large Language Models with Image "
+        "and Video Understanding (Jin, 2023), arXiv 2311.08046",
         cost="N n D + E p^2 D, events of p tokens after their frames are clustered",
         scaling="parts",
     )

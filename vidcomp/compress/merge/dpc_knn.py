@@ -1,8 +1,8 @@
 """Clusters around dense tokens that are far from denser ones.
 
-Study on Density Peaks Clustering Based on k-Nearest Neighbors (Du, 2016); for tokens in Chat-UniVi:
-Unified Visual Representation Empowers Large Language Models with Image and Video Understanding
-(Jin et al., 2024).
+Study on Density Peaks Clustering Based on k-Nearest Neighbors and Principal Component Analysis (Du
+et al., 2016); for tokens in Chat-UniVi: Unified Visual Representation Empowers Large Language
+Models with Image and Video Understanding (Jin et al., 2023).
 """
 
 from typing import ClassVar, Literal
@@ -40,7 +40,9 @@ class DpcKnn(Merge):
     """
 
     about: ClassVar[About] = About(
-        paper="Study on Density Peaks Clustering Based on k-Nearest Neighbors (Du, 2016)",
+        paper="Study on Density Peaks Clustering Based on k-Nearest Neighbors and Principal "
+        "Component Analysis (Du, 2016); Chat-UniVi: Unified Visual Representation Empowers Large "
+        "Language Models with Image and Video Understanding (Jin, 2023), arXiv 2311.08046",
         cost="N p D, parts of p tokens",
         scaling="parts",
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vidcomp.compress._images import Importance, frame_ranks, importances
-from vidcomp.compress.base import About, Merge
+from vidcomp.compress.base import About, Merge, Published
 from vidcomp.compress.merge._units import frame_features, hosts
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares, top_of_each
@@ -55,12 +55,19 @@ class Fastvid(Merge):
     """
 
     about: ClassVar[About] = About(
-        paper="FastVID: Dynamic Density Pruning for Fast Video Large Language Models (Shen, 2025)",
+        paper="FastVID: Dynamic Density Pruning for Fast Video Large Language Models (Shen, 2025), "
+        "arXiv 2503.11187",
         needs=("features", "saliency"),
         cost="N n D + N K D of a segment",
         scaling="parts",
-        accuracy="LLaVA-OneVision-7B, 32 frames: 97.8 % of the uncompressed scores with 10 % of "
-        "the tokens entering, 99.1 % with 25 % (table of UniComp)",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 99.1, "UniComp"),
+            Published("LLaVA-OneVision-7B", 10, 97.8, "UniComp"),
+            Published("LLaVA-OneVision-7B", 5, 92.7, "SimpleCluster"),
+            Published("LLaVA-OneVision-7B", 2, 83.3, "USTC"),
+            Published("Qwen2.5-VL-7B", 10, 93.2, "FlashVID: mean over layers"),
+            Published("Qwen3-VL-8B", 25, 94.2, "VidCom2"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"

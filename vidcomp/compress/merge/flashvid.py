@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vidcomp.compress._images import Importance, frame_ranks, importances
-from vidcomp.compress.base import About, Merge
+from vidcomp.compress.base import About, Merge, Published
 from vidcomp.compress.merge._trees import (
     Selection,
     diverse_rows,
@@ -88,8 +88,12 @@ class Flashvid(Merge):
         needs=("features", "saliency"),
         cost="N n D",
         scaling="parts",
-        accuracy="LLaVA-OneVision-7B, 32 frames, 10 % of the tokens as a mean over the layers of "
-        "the language model (12.5 % enter): 99.1 % of the uncompressed scores (its own paper)",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 100.3, "FlashVID: mean over layers"),
+            Published("LLaVA-OneVision-7B", 10, 99.1, "FlashVID: mean over layers"),
+            Published("LLaVA-Video-7B", 10, 95.9, "FlashVID: mean over layers"),
+            Published("Qwen2.5-VL-7B", 10, 95.6, "FlashVID: mean over layers"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vidcomp.compress._images import Importance, frame_ranks, importances
-from vidcomp.compress.base import About, Kind, Merge
+from vidcomp.compress.base import About, Kind, Merge, Published
 from vidcomp.compress.merge._units import (
     Points,
     Stills,
@@ -61,12 +61,18 @@ class Holitom(Merge):
 
     kind: ClassVar[Kind] = "mixed"
     about: ClassVar[About] = About(
-        paper="HoliTom: Holistic Token Merging for Fast Video Large Language Models (Shao, 2025)",
+        paper="HoliTom: Holistic Token Merging for Fast Video Large Language Models (Shao, 2025), "
+        "arXiv 2505.21334",
         needs=("features", "saliency"),
         cost="N n D",
         scaling="parts",
-        accuracy="LLaVA-OneVision-7B, 32 frames: 98.2 % of the uncompressed scores with 10 % of "
-        "the tokens entering, 100.6 % with 25 % (table of UniComp)",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 100.6, "UniComp"),
+            Published("LLaVA-OneVision-7B", 10, 98.2, "UniComp"),
+            Published("LLaVA-OneVision-7B", 2, 87.7, "USTC"),
+            Published("LLaVA-Video-7B", 2, 82.5, "USTC"),
+            Published("Qwen3-VL-8B", 25, 93.5, "VidCom2"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"

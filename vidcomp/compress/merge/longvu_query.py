@@ -45,7 +45,7 @@ class LongvuQuery(QueryAware):
     kind: ClassVar[Kind] = "mixed"
     about: ClassVar[About] = About(
         paper="LongVU: Spatiotemporal Adaptive Compression for Long Video-Language Understanding "
-        "(Shen, 2024)",
+        "(Shen, 2024), arXiv 2410.17434",
         needs=("features", "query"),
         cost="N D",
         scaling="linear",

@@ -37,7 +37,8 @@ class MemoryBank(Merge):
     """
 
     about: ClassVar[About] = About(
-        paper="MA-LMM: Memory-Augmented Large Multimodal Model (He, 2024)",
+        paper="MA-LMM: Memory-Augmented Large Multimodal Model for Long-Term Video Understanding "
+        "(He, 2024), arXiv 2404.05726",
         cost="N D",
         scaling="linear",
     )

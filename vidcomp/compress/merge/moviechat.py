@@ -1,6 +1,6 @@
 """A memory of whole frames: the most similar neighbours in time merge.
 
-"MovieChat: From Dense Token to Sparse Memory for Long Video Understanding" (Song et al., 2024).
+"MovieChat: From Dense Token to Sparse Memory for Long Video Understanding" (Song et al., 2023).
 
 Legend: N rows of a frame or of two, D features.
 """
@@ -46,7 +46,8 @@ class MovieChat(Compressor):
 
     kind: ClassVar[Kind] = "merge"
     about: ClassVar[About] = About(
-        paper="MovieChat: From Dense Token to Sparse Memory (Song, 2024)",
+        paper="MovieChat: From Dense Token to Sparse Memory for Long Video Understanding "
+        "(Song, 2023), arXiv 2307.16449",
         cost="N D",
         scaling="linear",
     )

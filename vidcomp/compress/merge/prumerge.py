@@ -62,7 +62,7 @@ class Prumerge(Compressor):
     kind: ClassVar[Kind] = "resample"
     about: ClassVar[About] = About(
         paper="LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models "
-        "(Shang, 2024)",
+        "(Shang, 2024), arXiv 2403.15388",
         needs=("features", "saliency"),
         cost="K n D",
         scaling="parts",

@@ -1,6 +1,6 @@
 """Still places of a segment are averaged over time, and what remains is clustered in space.
 
-PruneVid: Visual Token Pruning for Efficient Video Large Language Models (Huang et al., 2025), what
+PruneVid: Visual Token Pruning for Efficient Video Large Language Models (Huang et al., 2024), what
 it does before the language model.
 """
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vidcomp.compress._images import frame_ranks
-from vidcomp.compress.base import About, Merge
+from vidcomp.compress.base import About, Merge, Published
 from vidcomp.compress.merge._units import (
     Points,
     Stills,
@@ -55,11 +55,10 @@ class Prunevid(Merge):
 
     about: ClassVar[About] = About(
         paper="PruneVid: Visual Token Pruning for Efficient Video Large Language Models "
-        "(Huang, 2025)",
+        "(Huang, 2024), arXiv 2412.16117",
         cost="N n D + T T D",
         scaling="parts",
-        accuracy="LLaVA-OneVision-7B, 32 frames, 10 % of the tokens enter: 97.0 % of the "
-        "uncompressed scores (table of UniComp)",
+        published=(Published("LLaVA-OneVision-7B", 10, 97.0, "UniComp"),),
     )
 
     mode: Literal["exact", "published"] = "exact"

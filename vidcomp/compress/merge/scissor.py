@@ -59,7 +59,7 @@ class Scissor(Merge):
 
     about: ClassVar[About] = About(
         paper="LLaVA-Scissor: Token Compression with Semantic Connected Components for Video LLMs "
-        "(Sun, 2025)",
+        "(Sun, 2025), arXiv 2506.21862",
         cost="N K D + K² D",
         scaling="quadratic",
     )

@@ -65,7 +65,7 @@ class Sttm(Merge):
 
     about: ClassVar[About] = About(
         paper="Multi-Granular Spatio-Temporal Token Merging for Training-Free Acceleration of "
-        "Video LLMs (Hyun, 2025)",
+        "Video LLMs (Hyun, 2025), arXiv 2507.07990",
         cost="N D log N",
         scaling="linear",
         accuracy="LLaVA-Video-7B, inside the LLM: 0.5 % lost at 50 % of the tokens, 2 % at 30 % "

@@ -1,6 +1,6 @@
 """Token merging by bipartite matching, to any count.
 
-Token Merging: Your ViT But Faster (Bolya et al., 2023); over clips as in VideoChat-Flash:
+Token Merging: Your ViT But Faster (Bolya et al., 2022); over clips as in VideoChat-Flash:
 Hierarchical Compression for Long-Context Video Modeling (Li et al., 2025).
 """
 
@@ -37,7 +37,9 @@ class Tome(Merge):
     """
 
     about: ClassVar[About] = About(
-        paper="Token Merging: Your ViT But Faster (Bolya, 2023); clips: VideoChat-Flash (Li, 2025)",
+        paper="Token Merging: Your ViT But Faster (Bolya, 2022), arXiv 2210.09461; "
+        "VideoChat-Flash: Hierarchical Compression for Long-Context Video Modeling (Li, 2025), "
+        "arXiv 2501.00574",
         cost="N W D, W tokens of a window",
         scaling="linear",
     )

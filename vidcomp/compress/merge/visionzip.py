@@ -1,6 +1,6 @@
 """A picture's most attended tokens, and means of the rest.
 
-"VisionZip: Longer is Better but Not Necessary in Vision Language Models" (Yang et al., 2025).
+"VisionZip: Longer is Better but Not Necessary in Vision Language Models" (Yang et al., 2024).
 
 Legend: N rows, D features, K groups.
 """
@@ -20,12 +20,12 @@ from vidcomp.compress._images import (
     importances,
     pictures,
 )
-from vidcomp.compress.base import About, Merge
+from vidcomp.compress.base import About, Merge, Published
 from vidcomp.errors import BudgetError
 from vidcomp.functional.merge import float_rows, merge, merge_by_assignment, merge_in_order
 from vidcomp.functional.reduce import narrow, wide
+from vidcomp.functional.rough import nearest
 from vidcomp.functional.select import evenly_spaced, stable_topk
-from vidcomp.functional.similarity import best_match
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
@@ -48,12 +48,19 @@ class Visionzip(Merge):
 
     about: ClassVar[About] = About(
         paper="VisionZip: Longer is Better but Not Necessary in Vision Language Models "
-        "(Yang, 2025)",
+        "(Yang, 2024), arXiv 2412.04467",
         needs=("features", "saliency"),
         cost="K n D",
         scaling="parts",
-        accuracy="LLaVA-OneVision-7B, 32 frames: 100.0 % of the full model at 25 % of the tokens "
-        "entering the LLM (UniComp, 2025), 82.0 % at 5 % (SimpleCluster, 2026)",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 100.0, "UniComp"),
+            Published("LLaVA-OneVision-7B", 5, 82.0, "SimpleCluster"),
+            Published("LLaVA-OneVision-7B", 1, 74.4, "SimpleCluster"),
+            Published("LLaVA-Video-7B", 25, 94.2, "SimpleCluster"),
+            Published("LLaVA-Video-7B", 10, 93.0, "SimpleCluster"),
+            Published("Qwen2.5-VL-7B", 10, 93.7, "FlashVID: mean over layers"),
+            Published("Qwen3-VL-8B", 25, 94.0, "VidCom2"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"
@@ -106,14 +113,16 @@ class Visionzip(Merge):
         group_N = torch.empty(len(video), dtype=torch.int64, device=score_N.device)
         anchors, first = [], 0
         for rows, kept in self._pictures(video, budget):
-            anchor_K, group = self._one(score_N[rows], metric_ND[rows], kept)
+            anchor_K, group = self._one(score_N[rows], metric_ND, rows, kept)
             group_N[rows] = first + group
             anchors.append(rows[anchor_K])
             first += kept
         return group_N, torch.cat(anchors)
 
-    def _one(self, score_N: Tensor, metric_ND: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        """Anchors and groups of one picture."""
+    def _one(
+        self, score_N: Tensor, metric_ND: Tensor, rows: Tensor, kept: int
+    ) -> tuple[Tensor, Tensor]:
+        """Anchors and groups of one picture, the rows of ``metric_ND`` that are named."""
         n = len(score_N)
         num_dominant = min(kept - 1, int(self.dominant * kept + 0.5))
         dominant = stable_topk(score_N, num_dominant)
@@ -122,7 +131,7 @@ class Visionzip(Merge):
         others = is_other.nonzero().squeeze(1)
         anchors = others[self._spread(len(others), kept - num_dominant, others.device)]
         group = torch.empty(n, dtype=torch.int64, device=score_N.device)
-        group[others] = num_dominant + best_match(metric_ND[others], metric_ND[anchors])[1]
+        group[others] = num_dominant + nearest(metric_ND, metric_ND[rows[anchors]], rows[others])
         chosen = torch.cat([dominant, anchors])
         group[chosen] = torch.arange(kept, device=group.device)
         return chosen, group

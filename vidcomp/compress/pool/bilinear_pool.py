@@ -1,4 +1,7 @@
-"""Linear interpolation of a dense grid, as LLaVA-NeXT-Video's bilinear pooling (2024)."""
+"""Linear interpolation of a dense grid, as LLaVA-OneVision brings 27 x 27 patches to 14 x 14.
+
+LLaVA-OneVision: Easy Visual Task Transfer (Li et al., 2024).
+"""
 
 from typing import ClassVar
 
@@ -22,7 +25,7 @@ class BilinearPool(DenseGridStage):
 
     kind: ClassVar[Kind] = "resample"
     about: ClassVar[About] = About(
-        paper="LLaVA-NeXT: A Strong Zero-shot Video Understanding Model (Zhang, 2024)",
+        paper="LLaVA-OneVision: Easy Visual Task Transfer (Li, 2024), arXiv 2408.03326",
         cost="K D",
     )
 

@@ -36,7 +36,8 @@ class LlavaVideoSlowFast(PathwayStage):
     """
 
     about: ClassVar[About] = About(
-        paper="LLaVA-Video: Video Instruction Tuning With Synthetic Data (Zhang, 2024)",
+        paper="LLaVA-Video: Video Instruction Tuning With Synthetic Data (Zhang, 2024), "
+        "arXiv 2410.02713",
         cost="N D",
         scaling="linear",
     )

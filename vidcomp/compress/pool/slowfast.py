@@ -42,7 +42,8 @@ class SlowFast(PathwayStage):
     """
 
     about: ClassVar[About] = About(
-        paper="SlowFast-LLaVA: A Strong Training-Free Baseline for Video LLMs (Xu, 2024)",
+        paper="SlowFast-LLaVA: A Strong Training-Free Baseline for Video Large Language Models "
+        "(Xu, 2024), arXiv 2407.15841",
         cost="N D",
         scaling="linear",
     )

@@ -42,7 +42,8 @@ class CdPruner(Prune, QueryAware):
     """
 
     about: ClassVar[About] = About(
-        paper="CDPruner: Maximizing Conditional Diversity for Token Pruning (Zhang, 2025)",
+        paper="Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning "
+        "in MLLMs (Zhang, 2025), arXiv 2506.10967",
         needs=("features", "query"),
         cost="N min(K, D) D, again for every D kept",
         scaling="quadratic",

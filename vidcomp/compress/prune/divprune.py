@@ -29,7 +29,8 @@ class DivPrune(Prune):
     """
 
     about: ClassVar[About] = About(
-        paper="DivPrune: Diversity-based Visual Token Pruning (Alvar, 2025)",
+        paper="DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models "
+        "(Alvar, 2025), arXiv 2503.02175",
         cost="N^2 D + N K D, less where tokens repeat",
         scaling="quadratic",
     )

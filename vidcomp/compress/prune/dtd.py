@@ -37,7 +37,7 @@ class Dtd(ChangePrune):
 
     about: ClassVar[About] = About(
         paper="TimeChat-Online: 80% Visual Tokens are Naturally Redundant in Streaming Videos "
-        "(Yao, 2025)",
+        "(Yao, 2025), arXiv 2504.17343",
         cost="N D",
         scaling="linear",
         accuracy="Qwen2.5-VL-7B, not trained for it, 15.4 % of the tokens left by a threshold: "

@@ -15,9 +15,10 @@ __all__ = ["Evs"]
 class Evs(ChangePrune):
     """The largest changes of the whole video stay: one minus the cosine to the frame before.
 
-    Efficient Video Sampling (Bagrov et al., 2025), as serving systems run it.  The first frame
-    counts as changed and is kept whole; all others compete, ties to the lower row.  A budget below
-    the tokens of the first frame is half spread over it and half given to the largest changes.
+    Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference (Bagrov
+    et al., 2025), as serving systems run it.  The first frame counts as changed and is kept whole;
+    all others compete, ties to the lower row.  A budget below the tokens of the first frame is half
+    spread over it and half given to the largest changes.
 
     The published form is the same ranking cut at ``pruning_rate``, whose count is rounded as the
     original rounds: 0.9 of 100 tokens leave 9.  With ``reference="last_kept"`` a threshold is
@@ -28,7 +29,7 @@ class Evs(ChangePrune):
 
     about: ClassVar[About] = About(
         paper="Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM "
-        "Inference (Bagrov, 2025)",
+        "Inference (Bagrov, 2025), arXiv 2510.14624",
         cost="N D",
         scaling="linear",
         accuracy="Qwen3-VL-8B, 20 % of the tokens enter the LLM: VideoMME 75.0, of 78.1 with all "

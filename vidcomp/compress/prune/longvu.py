@@ -50,7 +50,7 @@ class Longvu(Prune):
 
     about: ClassVar[About] = About(
         paper="LongVU: Spatiotemporal Adaptive Compression for Long Video-Language Understanding "
-        "(Shen, 2024)",
+        "(Shen, 2024), arXiv 2410.17434",
         cost="N D",
         scaling="linear",
         accuracy="LongVU-7B, trained with it: VideoMME 60.6, MLVU 65.4, EgoSchema 67.6, MVBench "

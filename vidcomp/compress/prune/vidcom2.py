@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vidcomp.compress._images import frame_ranks
-from vidcomp.compress.base import About
+from vidcomp.compress.base import About, Published
 from vidcomp.compress.prune._change import FeaturePrune, float_tokens
 from vidcomp.errors import BudgetError
 from vidcomp.functional.allocate import shares, top_of_each
@@ -36,11 +36,14 @@ class Vidcom2(FeaturePrune):
 
     about: ClassVar[About] = About(
         paper="Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large "
-        "Language Models (Liu, 2025)",
+        "Language Models (Liu, 2025), arXiv 2505.14454",
         cost="N D",
         scaling="linear",
-        accuracy="Qwen3-VL-8B, 64 frames, 25 % of the tokens enter the LLM: 96.3 % of the accuracy "
-        "with all (VidCom2 repository)",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 99.6, "VidCom2"),
+            Published("LLaVA-Video-7B", 25, 93.6, "VidCom2"),
+            Published("Qwen3-VL-8B", 25, 96.3, "VidCom2"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"
