@@ -14,6 +14,7 @@ from parity_checks import (
     memory,
     merging,
     projectors,
+    qformers,
     sampling,
     segments,
 )
@@ -23,6 +24,7 @@ __all__ = ["CHECKS"]
 
 CHECKS: dict[str, Check] = {
     **projectors.CHECKS,
+    **qformers.CHECKS,
     **attention.CHECKS,
     **graphs.CHECKS,
     **change.CHECKS,

@@ -20,6 +20,7 @@ def attend(
     heads: int,
     key_heads: int | None = None,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """[B, K, E'] what the queries read of the values, head beside head.
 
@@ -31,6 +32,7 @@ def attend(
         heads: of the queries.
         key_heads: of keys and values, each read by equally many heads; ``None``: ``heads``.
         scale: of the dot products; ``None``: 1 / sqrt(features of a head).
+        dropout: share of the attention that is left out, while training only.
     """
     groups = heads if key_heads is None else key_heads
     out_BHKE = scaled_dot_product_attention(
@@ -38,6 +40,7 @@ def attend(
         _split(key_BND, groups),
         _split(value_BNE, groups),
         attn_mask=None if mask_BN is None else mask_BN[:, None, None],
+        dropout_p=dropout,
         scale=scale,
         enable_gqa=groups != heads,
     )
