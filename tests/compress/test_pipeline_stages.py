@@ -1,5 +1,7 @@
 """Stages one after another."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,7 +30,7 @@ def test_an_inner_stage_leaves_its_retention_but_never_less_than_the_budget(
     budget = 1 + round(amount * max(0, len(video) - 2))
     if budget >= len(video):
         return
-    inner = max(budget, int(retention * len(video)), 1)
+    inner = max(budget, int(Fraction(repr(retention)) * len(video)), 1)  # as it is written
     out = two("norm_topk", retention, "uniform")(video, budget)
     first = make("norm_topk")(video, inner)
     again = make("uniform")(first, budget)

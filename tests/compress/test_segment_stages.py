@@ -203,10 +203,15 @@ def test_flashvid_as_published_may_hold_a_token_twice_and_exact_does_not():
         out = make("flashvid", **settings)(video_of(x, attention), 15)
         assert out.weights is not None
         found += int((out.weights.to_dense() > 0).sum(dim=0).max() > 1)
+        rows = make("flashvid", **settings).published_rows(video_of(x, attention), 15)
+        assert len(rows) == len(out)
+        assert bool((rows.diff() >= 0).all())
         exact = make("flashvid")(video_of(x, attention), 10)
         assert exact.assign is not None
         assert torch.bincount(exact.assign).min() > 0
     assert found
+    with pytest.raises(ConfigError, match="mode='published'"):
+        make("flashvid").published_rows(video_of(x, attention), 10)
 
 
 def test_still_places_merge_over_time_and_others_stay_in_their_frames():

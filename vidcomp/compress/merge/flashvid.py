@@ -21,7 +21,7 @@ from vidcomp.compress.merge._trees import (
     root_rows,
 )
 from vidcomp.compress.merge._units import cluster_units, join_idle, points_of
-from vidcomp.errors import BudgetError
+from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
@@ -133,7 +133,7 @@ class Flashvid(Merge):
             ShapeError: integer ids, or no saliency.
         """
         self._importances(video)
-        return budget if self.exact else len(self._published(video, budget).anchor)
+        return budget if self.exact else len(self.published_rows(video, budget))
 
     def groups(self, video: VideoTokens, budget: int) -> Tensor:
         """[N] int64 group of each row."""
@@ -169,6 +169,22 @@ class Flashvid(Merge):
             (num_tokens, len(video)),
         )
         return resample(video, weights_KN.float(), narrow(sum_KD, video.tokens.dtype))
+
+    def published_rows(self, video: VideoTokens, budget: int) -> Tensor:
+        """[K] int64 row in whose place each token of mode ``published`` stands, ascending.
+
+        Salient tokens stand in their own place, a cluster of trees in that of the root at its
+        centre; a row may be named twice, as in the original.
+
+        Raises:
+            BudgetError: there are more than ``budget``.
+            ConfigError: the mode is not ``published``.
+            ShapeError: integer ids, or no saliency.
+        """
+        if self.exact:
+            raise ConfigError("published_rows needs mode='published', got 'exact': change the mode")
+        self._importances(video)
+        return self._published(video, budget).anchor
 
     def _importances(self, video: VideoTokens) -> Tensor | None:
         float_rows("tokens", video.tokens)
