@@ -2,8 +2,9 @@
 
 Gaussian similarity to a centre as in Video Compression Commander: Plug-and-Play Inference
 Acceleration for Video Large Language Models (Liu et al., 2025), curvature as in V-CAST: Video
-Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models (2026).  Rows are
-read in blocks of frames: memory beyond the input grows with frames, not with rows times features.
+Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models (Lin et al.,
+2026).  Rows are read in blocks of frames: memory beyond the input grows with frames, not with rows
+times features.
 
 Legend: N rows (tokens), D features, C of them, T frames.
 """
@@ -27,6 +28,8 @@ __all__ = [
 
 _BLOCK = 1 << 22
 """Numbers of a block of frames, as long as a frame has fewer."""
+_SMALL_BLOCK = 1 << 20
+"""The same where they should stay in the processor's cache."""
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Squared widths of the Gaussians that are added up."""
 
@@ -41,7 +44,7 @@ def steady_channels(x_ND: Tensor, frame_N: Tensor, count: int) -> Tensor:
     """
     mean = square = wide(x_ND.new_zeros(x_ND.shape[1]))
     for rows, _ in _frame_blocks(frame_N, x_ND.shape[1]):
-        part = wide(x_ND[rows].detach())
+        part = wide(x_ND.detach().index_select(0, rows))
         mean = mean + part.sum(dim=0) / len(x_ND)
         square = square + part.square_().sum(dim=0) / len(x_ND)
     order = (square - mean.square()).argsort(stable=True)
@@ -92,12 +95,9 @@ def frame_outliers(x_ND: Tensor, mass_N: Tensor, frame_N: Tensor) -> tuple[Tenso
         [N] float32 one minus the cosine to the frame's mean, plus the norm brought to 0..1 within
         the frame (0 if all its norms are equal); and [T, D] means of the frames.
     """
-    means, apart_N = [], torch.empty(len(x_ND), device=x_ND.device)
-    for rows, local in _frame_blocks(frame_N, x_ND.shape[1]):
-        part = x_ND[rows].detach()
-        means.append(frame_means(part, mass_N[rows], local))
-        apart_N[rows] = 1 - paired_cosine(part, means[-1][local])
-    return apart_N + _within_frame(norms(x_ND), frame_N), torch.cat(means)
+    frame_TD = frame_means(x_ND, mass_N, frame_N)
+    apart_N = 1 - paired_cosine(x_ND, frame_TD, None, frame_N)
+    return apart_N + _within_frame(norms(x_ND), frame_N), frame_TD
 
 
 def curvature(frame_TD: Tensor) -> Tensor:
@@ -116,7 +116,8 @@ def _frame_blocks(frame_N: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]
     """Rows of some whole frames, frame by frame, and the frame of each, counted in the block."""
     order_N = frame_N.argsort(stable=True)
     size_T = torch.bincount(frame_N)
-    block_T = (size_T.cumsum(0) - size_T) * max(1, width) // _BLOCK
+    block = _BLOCK if frame_N.is_cuda else _SMALL_BLOCK
+    block_T = (size_T.cumsum(0) - size_T) * max(1, width) // block
     start = 0
     for _, frames in groupby(range(len(size_T)), key=block_T.tolist().__getitem__):
         first, *_ = listed = list(frames)
@@ -127,7 +128,7 @@ def _frame_blocks(frame_N: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def _unit_rows(x_ND: Tensor, rows: Tensor, channels: Tensor) -> Tensor:
-    return unit(x_ND[rows].detach()[:, channels])
+    return unit(x_ND.detach().index_select(0, rows).index_select(1, channels))
 
 
 def _gaussians(gap_NC: Tensor) -> Tensor:

@@ -106,18 +106,11 @@ def group_sum(
     source_N = found.order if row_N is None else row_N[found.order]
     flat_MD = x_MD.reshape(len(x_MD), math.prod(x_MD.shape[1:]))
     # The processor adds whole rows fastest; on a GPU their order would be anybody's.
-    add = _sum_columns if x_MD.is_cuda or flat_MD.shape[1] < _NARROW else _add_rows
-    sums = [
-        add(
-            flat_MD,
-            source_N[rows],
-            None if factor_N1 is None else factor_N1[rows],
-            found.group[rows] - groups.start,
-            found.lengths[groups],
-        ).to(dtype)
-        for groups, rows in _whole_groups(found.lengths, flat_MD)
-    ]
-    return torch.cat(sums).reshape(num_groups, *x_MD.shape[1:])
+    learns = x_MD.requires_grad or (factor_N is not None and factor_N.requires_grad)
+    by_columns = x_MD.is_cuda or learns or flat_MD.shape[1] < _NARROW
+    add = _sum_columns if by_columns else _add_rows
+    sum_KD = add(flat_MD, source_N, factor_N1, found, dtype or wide(x_MD[:0]).dtype)
+    return sum_KD.reshape(num_groups, *x_MD.shape[1:])
 
 
 def group_min(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
@@ -149,45 +142,45 @@ def _whole_groups(lengths_K: Tensor, x_MD: Tensor) -> Iterator[tuple[slice, slic
 
 
 def _sum_columns(
-    x_MD: Tensor,
-    source_N: Tensor,
-    factor_N1: Tensor | None,
-    group_N: Tensor,  # noqa: ARG001  # as of _add_rows
-    lengths_K: Tensor,
+    x_MD: Tensor, source_N: Tensor, factor_N1: Tensor | None, found: Grouped, dtype: torch.dtype
 ) -> Tensor:
-    """[K, D] wide sums of the rows ``source_N`` of ``x_MD``, group after group."""
+    """[K, D] sums of the rows ``source_N`` of ``x_MD``, group after group."""
     sums = []
-    for part_MD in torch.split(x_MD, max(1, _BLOCK // max(1, len(source_N))), dim=1):
-        rows_ND = _times(wide(part_MD[source_N]), factor_N1)
-        sums.append(_segment_sum(rows_ND, lengths_K))
-    return torch.cat(sums, dim=1)
+    for groups, rows in _whole_groups(found.lengths, x_MD):
+        row_n, parts = source_N[rows], []
+        for part_MD in torch.split(x_MD, max(1, _BLOCK // max(1, len(row_n))), dim=1):
+            rows_nD = wide(part_MD[row_n])
+            rows_nD = rows_nD if factor_N1 is None else rows_nD * factor_N1[rows]
+            parts.append(_segment_sum(rows_nD, found.lengths[groups]).to(dtype))
+        sums.append(torch.cat(parts, dim=1))
+    return torch.cat(sums)
 
 
 def _add_rows(
-    x_MD: Tensor,
-    source_N: Tensor,
-    factor_N1: Tensor | None,
-    group_N: Tensor,
-    lengths_K: Tensor,
+    x_MD: Tensor, source_N: Tensor, factor_N1: Tensor | None, found: Grouped, dtype: torch.dtype
 ) -> Tensor:
-    """The same, one row after the other; rows that stay in the cache at a time."""
-    sum_KD = wide(x_MD[:0]).new_zeros(len(lengths_K), x_MD.shape[1])
+    """The same, one row after the other; no gradient.
+
+    All that is held lies in buffers: blocks that come and go cost more than what is done to them.
+    """
+    blocks = list(_whole_groups(found.lengths, x_MD))
     step = max(1, _SMALL_BLOCK // x_MD.shape[1])
-    for start in range(0, len(source_N), step):
-        some = slice(start, start + step)
-        rows_ND = wide(x_MD.index_select(0, source_N[some]))
-        rows_ND = _times(rows_ND, None if factor_N1 is None else factor_N1[some])
-        sum_KD = sum_KD.index_add_(0, group_N[some], rows_ND)
-    return sum_KD
-
-
-def _times(rows_ND: Tensor, factor_N1: Tensor | None) -> Tensor:
-    """Rows that nobody else holds, times their factors."""
-    if factor_N1 is None:
-        return rows_ND
-    if rows_ND.requires_grad or factor_N1.requires_grad:
-        return rows_ND * factor_N1
-    return rows_ND.mul_(factor_N1)
+    row_nD = x_MD.new_empty(step, x_MD.shape[1])
+    wide_nD = wide(row_nD)
+    sum_kD = wide_nD.new_empty(max(k.stop - k.start for k, _ in blocks), x_MD.shape[1])
+    out_KD = x_MD.new_empty(len(found.lengths), x_MD.shape[1], dtype=dtype)
+    for groups, rows in blocks:
+        sum_kD.zero_()
+        for start in range(rows.start, rows.stop, step):
+            some = slice(start, min(start + step, rows.stop))
+            n = some.stop - start
+            torch.index_select(x_MD, 0, source_N[some], out=row_nD[:n])
+            wide_nD[:n] = row_nD[:n]
+            if factor_N1 is not None:
+                wide_nD[:n] *= factor_N1[some]
+            sum_kD.index_add_(0, found.group[some] - groups.start, wide_nD[:n])
+        out_KD[groups] = sum_kD[: groups.stop - groups.start]
+    return out_KD
 
 
 def _segment_sum(rows_ND: Tensor, lengths_K: Tensor) -> Tensor:

@@ -8,22 +8,17 @@ unlike all else (0): black patches that do not change are static.
 Legend: N M rows, D features.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
 from vidcomp.functional.reduce import wide
 
-__all__ = ["best_match", "cosine", "directions", "paired_cosine", "rough_cosine", "unit"]
+__all__ = ["best_match", "cosine", "directions", "paired_cosine", "unit"]
 
 _BLOCK = 1 << 22
 """Similarities that are held at a time."""
 _SMALL_BLOCK = 1 << 17
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
-_MIDDLE_BLOCK = 1 << 18
-"""The same in float32."""
 
 
 def unit(x_ND: Tensor) -> Tensor:
@@ -56,46 +51,14 @@ def paired_cosine(
     """
     dim = x_ND.shape[-1]
     x, y = (v.detach().reshape(-1, dim) for v in (x_ND, y_ND))
-    total = len(x) if x_row_J is None else len(x_row_J)
+    total = next((len(row_J) for row_J in (x_row_J, y_row_J) if row_J is not None), len(x))
     cosine_J = torch.empty(total, device=x.device)
     rows = max(1, (_BLOCK if x.is_cuda else _SMALL_BLOCK) // max(1, dim))
     for start in range(0, total, rows):
         part = slice(start, start + rows)
         cosine_J[part] = _paired(_part(x, x_row_J, part), _part(y, y_row_J, part))
-    return cosine_J if x_row_J is not None else cosine_J.reshape(x_ND.shape[:-1])
-
-
-def rough_cosine(x_ND: Tensor, row_J: Tensor, other_J: Tensor) -> tuple[Tensor, float]:
-    """Cosines of pairs of rows by sums in float32, and how wrong they may be.
-
-    Three times as fast as ``paired_cosine``, and good enough for all that is not near a border.
-    Where float32 cannot hold the squares, and on other devices than the CPU, they are those of
-    ``paired_cosine``.  No gradient.
-
-    Args:
-        x_ND: any float type.
-        row_J: [J] int64 rows.
-        other_J: [J] int64 rows that they are compared with.
-
-    Returns:
-        [J] float32 cosines, and the largest difference to those of ``paired_cosine``.
-    """
-    x_ND = x_ND.detach()
-    if x_ND.device.type != "cpu" or x_ND.dtype == torch.float64:
-        return paired_cosine(x_ND, x_ND, row_J, other_J), 0.0
-    rows = max(1, _MIDDLE_BLOCK // max(1, x_ND.shape[1]))
-    parts = [torch.linalg.vector_norm(p.float(), dim=-1) for p in torch.split(x_ND, rows)]
-    norm_N = torch.cat(parts)
-    cosine_J = torch.empty(len(row_J))
-    for start, stop, x_PD, y_PD in _pairs(x_ND, row_J, other_J, rows):
-        cosine_J[start:stop] = (x_PD.float() * y_PD.float()).sum(dim=-1)
-    cosine_J /= norm_N[row_J] * norm_N[other_J]
-    safe_N = (norm_N > 1e-9) & (norm_N < 1e9)
-    if not bool(safe_N.all()):
-        again = (~(safe_N[row_J] & safe_N[other_J])).nonzero().squeeze(1)
-        cosine_J[again] = paired_cosine(x_ND, x_ND, row_J[again], other_J[again])
-    # torch adds up in at least eight partial sums; three sums, and some roundings after them.
-    return cosine_J, 2 * (x_ND.shape[1] / 8 + 64) * 2**-24
+    named = x_row_J is not None or y_row_J is not None
+    return cosine_J if named else cosine_J.reshape(x_ND.shape[:-1])
 
 
 def best_match(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,28 +117,6 @@ def _rows_at_a_time(x_ND: Tensor, num_columns: int) -> int:
     if x_ND.is_cuda:
         return rows
     return min(rows, max(256, _SMALL_BLOCK // max(1, x_ND.shape[1])))
-
-
-def _pairs(
-    x_ND: Tensor, row_J: Tensor, other_J: Tensor, most: int
-) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Pairs ``start`` to ``stop``, and their rows: views where both follow one another."""
-    if not len(row_J):
-        return
-    breaks = ((row_J.diff() != 1) | (other_J.diff() != 1)).nonzero().squeeze(1) + 1
-    if len(breaks) * 64 > len(row_J):
-        for start in range(0, len(row_J), most):
-            part = slice(start, start + most)
-            x_PD, y_PD = _part(x_ND, row_J, part), _part(x_ND, other_J, part)
-            yield start, start + len(x_PD), x_PD, y_PD
-        return
-    edges = [0, *breaks.tolist(), len(row_J)]
-    firsts = zip(row_J[edges[:-1]].tolist(), other_J[edges[:-1]].tolist(), strict=True)
-    for (first, after), (row, other) in zip(pairwise(edges), firsts, strict=True):
-        for start in range(first, after, most):
-            n, skip = min(most, after - start), start - first
-            x_PD, y_PD = (x_ND[k + skip : k + skip + n] for k in (row, other))
-            yield start, start + n, x_PD, y_PD
 
 
 def _part(x_ND: Tensor, row_J: Tensor | None, part: slice) -> Tensor:

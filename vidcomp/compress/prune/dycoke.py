@@ -1,6 +1,6 @@
 """Tokens that are unlike those of a frame before, over two distances in time.
 
-DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models (Tao et al., 2025), its
+DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models (Tao et al., 2024), its
 first stage, which is called merging and drops.  The second one works on a language model's memory
 while it writes, and is no compressor of tokens.
 """
@@ -12,11 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from vidcomp.compress._images import frame_ranks
-from vidcomp.compress.base import About, Prune
+from vidcomp.compress.base import About, Prune, Published
 from vidcomp.errors import BudgetError, ShapeError
-from vidcomp.functional.allocate import rank_in_group, top_of_each
+from vidcomp.functional.allocate import rank_in_group, top_of_each_closely
 from vidcomp.functional.change import token_chains
 from vidcomp.functional.merge import float_rows
+from vidcomp.functional.rough import rough_cosine
 from vidcomp.functional.segment import frame_means, row_in_frame, spread_shares
 from vidcomp.functional.similarity import paired_cosine
 from vidcomp.registry import COMPRESSORS
@@ -24,17 +25,38 @@ from vidcomp.types import VideoTokens
 
 __all__ = ["Dycoke"]
 
-_HELD = 1 << 22
-"""Numbers of the features that are compared at a time."""
 
+class _Compared(NamedTuple):
+    """What the rows are compared with."""
 
-class _Ranked(NamedTuple):
-    """What is known of the rows before a budget is shared out."""
-
+    features: Tensor
+    """[N, D]."""
     frame: Tensor
     """[N] int64."""
-    news: Tensor
-    """[N] float32 one minus the cosine; infinite where there is nothing to compare with."""
+    other: Tensor
+    """[N] int64 row that each is compared with; -1: none, or the mean."""
+    mean: Tensor | None
+    """[1, D] what rows of the first frame are compared with."""
+
+    def news(self, row_J: Tensor) -> Tensor:
+        """[J] float32 one minus the cosine; infinite where there is nothing to compare with."""
+        other_J = self.other[row_J]
+        news_J = 1 - paired_cosine(self.features, self.features, row_J, other_J.clamp(min=0))
+        news_J[other_J < 0] = torch.inf
+        if self.mean is not None:
+            first = (self.frame[row_J] == 0).nonzero().squeeze(1)
+            none = torch.zeros_like(first)
+            news_J[first] = 1 - paired_cosine(self.features, self.mean, row_J[first], none)
+        return news_J
+
+    def rough_news(self) -> tuple[Tensor, float]:
+        """[N] float32 the news of all rows, and how far they may be from it."""
+        found_N = self.other >= 0
+        found, rest = found_N.nonzero().squeeze(1), (~found_N).nonzero().squeeze(1)
+        cosine_J, error = rough_cosine(self.features, found, self.other[found])
+        news_N = torch.empty(len(found_N), device=found_N.device)
+        news_N[found], news_N[rest] = 1 - cosine_J, self.news(rest)
+        return news_N, error
 
 
 @COMPRESSORS.add("dycoke")
@@ -54,10 +76,13 @@ class Dycoke(Prune):
 
     about: ClassVar[About] = About(
         paper="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models "
-        "(Tao, 2025)",
+        "(Tao, 2024), arXiv 2411.15024",
         cost="N D",
-        accuracy="LLaVA-OneVision-7B, 32 frames, 25 % of the tokens enter: 92.8 % of the "
-        "uncompressed scores (table of UniComp); 87.0 % in the table of VidCom2",
+        published=(
+            Published("LLaVA-OneVision-7B", 25, 92.8, "UniComp"),
+            Published("LLaVA-OneVision-7B", 25, 87.0, "VidCom2"),
+            Published("LLaVA-Video-7B", 25, 86.3, "VidCom2"),
+        ),
     )
 
     mode: Literal["exact", "published"] = "exact"
@@ -82,42 +107,41 @@ class Dycoke(Prune):
 
     def keep(self, video: VideoTokens, budget: int) -> Tensor:
         """[K] int64 rows, ascending."""
-        ranked = self._ranked(video)
+        return self._keep(self._compared(video), video, budget)
+
+    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
+        """The kept rows; in mode ``published`` those of a frame by rising likeness."""
         if self.exact:
-            size_T = torch.bincount(ranked.frame)
+            return super().reduce(video, budget)
+        compared = self._compared(video)
+        kept = self._keep(compared, video, budget)
+        frame_K = compared.frame[kept]
+        rank_K = rank_in_group(compared.news(kept), frame_K, int(frame_K.max()) + 1)
+        by_rank = rank_K.argsort(stable=True)
+        return video.select(kept[by_rank[frame_K[by_rank].argsort(stable=True)]])
+
+    def _compared(self, video: VideoTokens) -> _Compared:
+        x_ND = float_rows("tokens", video.tokens).detach()
+        frame_N = frame_ranks(video)
+        reference_T = _references(int(frame_N.max()) + 1, self.exact).to(frame_N.device)
+        other_N = row_in_frame(token_chains(video.positions), frame_N, reference_T[frame_N])
+        mean_1D = None
+        if self.exact:
+            first = (frame_N == 0).nonzero().squeeze(1)
+            mean_1D = frame_means(x_ND[first], video.mass[first], frame_N[first])
+        return _Compared(x_ND, frame_N, other_N, mean_1D)
+
+    def _keep(self, compared: _Compared, video: VideoTokens, budget: int) -> Tensor:
+        if self.exact:
+            size_T = torch.bincount(compared.frame)
             is_first_T = torch.arange(len(size_T), device=size_T.device) % 4 == 0
             # A hair above 0: a frame that may be dropped whole still takes what others cannot.
             weight_T = size_T * torch.where(is_first_T, 1.0, max(1 - self.drop, 1e-9))
             share_T = spread_shares(weight_T, budget, size_T)
         else:
             share_T = self._published_counts(video, budget)
-        return top_of_each(ranked.news, ranked.frame, share_T)
-
-    def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
-        """The kept rows; in mode ``published`` those of a frame by rising likeness."""
-        if self.exact:
-            return super().reduce(video, budget)
-        kept = self.keep(video, budget)
-        ranked = self._ranked(video)
-        rank_N = rank_in_group(ranked.news, ranked.frame, int(ranked.frame.max()) + 1)
-        kept = kept[rank_N[kept].argsort(stable=True)]
-        return video.select(kept[ranked.frame[kept].argsort(stable=True)])
-
-    def _ranked(self, video: VideoTokens) -> _Ranked:
-        x_ND = float_rows("tokens", video.tokens).detach()
-        frame_N = frame_ranks(video)
-        reference_T = _references(int(frame_N.max()) + 1, self.exact).to(frame_N.device)
-        wanted_N = reference_T[frame_N]
-        other_N = row_in_frame(token_chains(video.positions), frame_N, wanted_N)
-        news_N = torch.full((len(x_ND),), torch.inf, device=x_ND.device)
-        found = (other_N >= 0).nonzero().squeeze(1)
-        for part in torch.split(found, max(1, _HELD // max(1, x_ND.shape[1]))):
-            news_N[part] = 1 - paired_cosine(x_ND[part], x_ND[other_N[part]])
-        if self.exact:
-            first = (frame_N == 0).nonzero().squeeze(1)
-            mean_1D = frame_means(x_ND[first], video.mass[first], frame_N[first])
-            news_N[first] = 1 - paired_cosine(x_ND[first], mean_1D.expand(len(first), -1))
-        return _Ranked(frame_N, news_N)
+        news_N, error = compared.rough_news()
+        return top_of_each_closely(news_N, error, compared.news, compared.frame, share_T)
 
     def _published_counts(self, video: VideoTokens, budget: int) -> Tensor:
         """[T] int64 tokens that the original keeps of each frame."""

@@ -1,0 +1,140 @@
+"""Answers of the cosines in float64 at the price of float32.
+
+Most decisions are not close.  Sums in float32 come with the largest error that they can have, and
+what lies nearer to a border than that is computed again as ``functional.similarity`` does, so that
+the answer is the same.  Only on the CPU: on a GPU the exact way is as fast, and matrix products in
+float32 may be much coarser there than their type, as they may be here if torch was told so.
+
+Legend: N M rows, D features, J pairs of rows, P pairs of them at a time.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vidcomp.functional.reduce import group_max, group_min
+from vidcomp.functional.similarity import best_match, paired_cosine, unit
+
+__all__ = ["nearest", "rough_cosine"]
+
+_BLOCK = 1 << 18
+"""Numbers of rows that are compared at a time; they stay in the processor's cache."""
+_PRODUCTS = 1 << 20
+"""Products that are held at a time."""
+_EPSILON = 2.0**-24
+"""Relative error of one rounding in float32."""
+_LEAST, _LARGEST = 1e-9, 1e9
+"""Lengths of rows of which float32 holds squares and products with others."""
+
+
+def rough_cosine(x_ND: Tensor, row_J: Tensor, other_J: Tensor) -> tuple[Tensor, float]:
+    """Cosines of pairs of rows by sums in float32, and how wrong they may be.
+
+    Three times as fast as ``paired_cosine``, and as good for all that is not near a border.  Pairs
+    of whose rows float32 cannot hold the squares, and all of them on other devices than the CPU and
+    for float64, are those of ``paired_cosine``.  No gradient.
+
+    Args:
+        x_ND: any float type.
+        row_J: [J] int64 rows.
+        other_J: [J] int64 rows that they are compared with.
+
+    Returns:
+        [J] float32 cosines, and the largest difference to those of ``paired_cosine``.
+    """
+    x_ND = x_ND.detach()
+    if not _is_narrow(x_ND):
+        return paired_cosine(x_ND, x_ND, row_J, other_J), 0.0
+    rows = max(1, _BLOCK // max(1, x_ND.shape[1]))
+    parts = [torch.linalg.vector_norm(part.float(), dim=-1) for part in torch.split(x_ND, rows)]
+    norm_N = torch.cat(parts)
+    cosine_J = torch.empty(len(row_J))
+    for pairs, x_PD, y_PD in _pairs(x_ND, row_J, other_J, rows):
+        cosine_J[pairs] = (x_PD.float() * y_PD.float()).sum(dim=-1)
+    cosine_J /= norm_N[row_J] * norm_N[other_J]
+    safe_N = (norm_N > _LEAST) & (norm_N < _LARGEST)
+    if not bool(safe_N.all()):
+        again = (~(safe_N[row_J] & safe_N[other_J])).nonzero().squeeze(1)
+        cosine_J[again] = paired_cosine(x_ND, x_ND, row_J[again], other_J[again])
+    # torch adds up in at least eight partial sums: a term takes part in so many roundings at most.
+    # The product has its error and half of that of each square; some are left for all else.
+    return cosine_J, 2 * (x_ND.shape[1] / 8 + 64) * _EPSILON
+
+
+def nearest(x_ND: Tensor, y_MD: Tensor, row_J: Tensor | None = None) -> Tensor:
+    """[J] int64 the rows of ``y_MD`` of ``best_match``: the most similar, ties to the lower index.
+
+    Args:
+        x_ND: any float type.
+        y_MD: at least one row.
+        row_J: [J] int64 rows of ``x_ND``; by default all.
+    """
+    x_ND, y_MD = x_ND.detach(), y_MD.detach()
+    if not _is_narrow(x_ND) or torch.get_float32_matmul_precision() != "highest":
+        return best_match(x_ND if row_J is None else x_ND[row_J], y_MD)[1]
+    # Matrix kernels take whole bundles of rows; a bundle that is not full costs several.
+    unit_MD = pad(unit(y_MD).float(), (0, 0, 0, -len(y_MD) % 16))
+    rows = max(1, min(_PRODUCTS // len(y_MD), max(1024, _BLOCK // max(1, x_ND.shape[1]))))
+    row_J = torch.arange(len(x_ND)) if row_J is None else row_J
+    index_J = torch.empty_like(row_J)
+    buffer_RD = x_ND.new_empty(min(rows, len(row_J)), x_ND.shape[1])
+    for part, index in zip(torch.split(row_J, rows), torch.split(index_J, rows), strict=True):
+        torch.index_select(x_ND, 0, part, out=buffer_RD[: len(part)])
+        index[:] = _nearest(buffer_RD[: len(part)], y_MD, unit_MD)
+    return index_J
+
+
+def _nearest(x_ND: Tensor, y_MD: Tensor, unit_MD: Tensor) -> Tensor:
+    """As ``nearest``, for rows that fit into the cache."""
+    rough_ND = x_ND.float()
+    norm_N = torch.linalg.vector_norm(rough_ND, dim=-1)
+    product_NM = (rough_ND @ unit_MD.mT)[:, : len(y_MD)]
+    best_N, index_N = product_NM.max(dim=1)
+    # However a product adds up, a term takes part in D roundings at most; two may be wrong, and
+    # rows of length 1 were rounded before.
+    close_N1 = (best_N - norm_N * (2 * (x_ND.shape[1] + 16) * _EPSILON))[:, None]
+    close_NM = product_NM >= close_N1
+    close_NM[(norm_N <= _LEAST) | (norm_N >= _LARGEST)] = True
+    again = (close_NM.sum(dim=1) > 1).nonzero().squeeze(1)
+    if len(again):
+        index_N[again] = _closest(x_ND[again], y_MD, close_NM[again])
+    return index_N
+
+
+def _closest(x_ND: Tensor, y_MD: Tensor, close_NM: Tensor) -> Tensor:
+    """[N] int64 the most similar of the rows of ``y_MD`` that are marked, one or more a row."""
+    row_J, other_J = close_NM.nonzero().unbind(dim=1)
+    if 2 * len(row_J) > close_NM.numel():  # then a product of all costs less
+        return best_match(x_ND, y_MD)[1]
+    cosine_J = paired_cosine(x_ND, y_MD, row_J, other_J)
+    is_best_J = cosine_J == group_max(cosine_J, row_J, len(x_ND))[row_J]
+    return group_min(other_J[is_best_J], row_J[is_best_J], len(x_ND))
+
+
+def _is_narrow(x_ND: Tensor) -> bool:
+    return x_ND.device.type == "cpu" and x_ND.dtype != torch.float64
+
+
+def _pairs(
+    x_ND: Tensor, row_J: Tensor, other_J: Tensor, most: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some pairs at a time, and their rows: views where both follow one another."""
+    if not len(row_J):
+        return
+    breaks = ((row_J.diff() != 1) | (other_J.diff() != 1)).nonzero().squeeze(1) + 1
+    if len(breaks) * 64 > len(row_J):
+        for start in range(0, len(row_J), most):
+            pairs = slice(start, start + most)
+            x_PD, y_PD = (x_ND.index_select(0, index[pairs]) for index in (row_J, other_J))
+            yield pairs, x_PD, y_PD
+        return
+    edges = [0, *breaks.tolist(), len(row_J)]
+    firsts = zip(row_J[edges[:-1]].tolist(), other_J[edges[:-1]].tolist(), strict=True)
+    for (first, after), (row, other) in zip(pairwise(edges), firsts, strict=True):
+        for start in range(first, after, most):
+            n, skip = min(most, after - start), start - first
+            x_PD, y_PD = (x_ND[k + skip : k + skip + n] for k in (row, other))
+            yield slice(start, start + n), x_PD, y_PD
