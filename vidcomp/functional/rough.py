@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from vidcomp.functional.reduce import group_max, group_min
 from vidcomp.functional.similarity import best_match, paired_cosine, unit
 
-__all__ = ["nearest", "rough_cosine"]
+__all__ = ["near_rows", "nearest", "rough_cosine"]
 
 _BLOCK = 1 << 18
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
@@ -85,6 +85,42 @@ def nearest(x_ND: Tensor, y_MD: Tensor, row_J: Tensor | None = None) -> Tensor:
         torch.index_select(x_ND, 0, part, out=buffer_RD[: len(part)])
         index[:] = _nearest(buffer_RD[: len(part)], y_MD, unit_MD)
     return index_J
+
+
+def near_rows(x_ND: Tensor, unit_ND: Tensor, max_gap: float) -> Tensor:
+    """[N, N] bool: rows of which one minus the cosine is below ``max_gap``.
+
+    Cosines are rounded to float32, as ``similarity.cosine`` has them, and those near to the border
+    are those of ``paired_cosine``.
+
+    Args:
+        x_ND: any float type.
+        unit_ND: what ``similarity.directions`` makes of them.
+        max_gap: 0 to 2.
+    """
+    num_rows = len(x_ND)
+    exact = not _is_narrow(x_ND) or torch.get_float32_matmul_precision() != "highest"
+    if not exact:  # rows without the axis of zeros, if they may, are bundles that kernels can take
+        unit_ND = (unit_ND if bool(unit_ND[:, -1].any()) else unit_ND[:, :-1]).float()
+    # As in ``_nearest``, for one cosine; and the difference to 1 is rounded, too.
+    error = 0.0 if exact else (x_ND.shape[1] + 24) * _EPSILON
+    near_NN = torch.empty(num_rows, num_rows, dtype=torch.bool, device=x_ND.device)
+    close = []
+    strip = num_rows if x_ND.is_cuda else max(64, num_rows // 4)
+    for start in range(0, num_rows, strip):
+        stop = min(num_rows, start + strip)
+        gap_RN = 1 - (unit_ND[start:stop] @ unit_ND[start:].mT).float()
+        near_RN = gap_RN < max_gap
+        near_NN[start:stop, start:] = near_RN
+        near_NN[stop:, start:stop] = near_RN[:, stop - start :].mT
+        if not exact:
+            is_close_RN = ((gap_RN - max_gap).abs_() <= error).triu_()
+            close.append(is_close_RN.nonzero() + start)
+    if not exact:
+        row_J, other_J = torch.cat(close).unbind(dim=1)
+        is_near_J = 1 - paired_cosine(x_ND, x_ND, row_J, other_J) < max_gap
+        near_NN[row_J, other_J] = near_NN[other_J, row_J] = is_near_J
+    return near_NN
 
 
 def _nearest(x_ND: Tensor, y_MD: Tensor, unit_MD: Tensor) -> Tensor:

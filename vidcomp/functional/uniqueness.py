@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from vidcomp.functional.rough import near_rows
 from vidcomp.functional.similarity import directions
 
 __all__ = ["Unique", "frame_groups", "mean_cosines", "unique_rows"]
@@ -79,16 +81,20 @@ def unique_rows(
     size_G = torch.bincount(group_N)
     order_N, width = group_N.argsort(stable=True), int(size_G.max())
     first_G = size_G.cumsum(0) - size_G
-    slot_n = torch.arange(width, device=x_ND.device)
-    step = max(1, _BLOCK // (width * max(width, x_ND.shape[1])))
+    step = max(1, _BLOCK // width**2)
     rows, near = [], []
     for start in range(0, len(size_G), step):
-        size_B1 = size_G[start : start + step, None]
+        share_B, size_B1 = share_G[start : start + step], size_G[start : start + step, None]
+        slot_n = torch.arange(int(size_B1.max()), device=x_ND.device)
         valid_Bn = slot_n < size_B1
         row_Bn = order_N[(first_G[start : start + step, None] + slot_n).where(valid_Bn, 0)]
-        taken_Bn, near_Bnn = _visit(
-            x_ND[row_Bn], valid_Bn, share_G[start : start + step], max_gap, fill
-        )
+        found = [_compared(x_ND, r[v], max_gap) for r, v in zip(row_Bn, valid_Bn, strict=True)]
+        mean_Bn = pad_sequence([m for m, _ in found], batch_first=True, padding_value=torch.inf)
+        near_Bnn = torch.zeros(*valid_Bn.shape, len(slot_n), dtype=torch.bool, device=x_ND.device)
+        for into_nn, (_, near_nn) in zip(near_Bnn, found, strict=True):
+            into_nn[: len(near_nn), : len(near_nn)] = near_nn
+        taken_Bn = _visit(mean_Bn, near_Bnn, share_B, fill)
+        near_Bnn.diagonal(dim1=1, dim2=2).copy_(valid_Bn)
         pairs = (near_Bnn & taken_Bn[:, :, None]).nonzero()
         rows.append(row_Bn[pairs[:, 0], pairs[:, 1]])
         near.append(row_Bn[pairs[:, 0], pairs[:, 2]])
@@ -101,26 +107,31 @@ def unique_rows(
     return Unique(is_kept_N.nonzero().squeeze(1), place_N[kept_E], near_E)
 
 
-def _visit(
-    x_BnD: Tensor, valid_Bn: Tensor, share_B: Tensor, max_gap: float, fill: bool
-) -> tuple[Tensor, Tensor]:
-    """[B, n] bool: kept; and [B, n, n] bool: near to each other, or the same."""
-    unit_BnD = directions(x_BnD.detach())
-    cosine_Bnn = (unit_BnD @ unit_BnD.mT).float()
-    mean_Bn = cosine_Bnn.double().mul_(valid_Bn[:, None]).sum(dim=2) / valid_Bn.sum(1, keepdim=True)
-    mean_Bn = mean_Bn.float().masked_fill(~valid_Bn, torch.inf)
-    near_Bnn = (1 - cosine_Bnn < max_gap) & valid_Bn[:, None] & valid_Bn[:, :, None]
-    near_Bnn.diagonal(dim1=1, dim2=2).copy_(valid_Bn)
+def _compared(x_ND: Tensor, rows: Tensor, max_gap: float) -> tuple[Tensor, Tensor]:
+    """[n] mean cosine of each row of one group, and [n, n] bool: near to each other, not itself."""
+    x_nD = x_ND.detach().index_select(0, rows)
+    unit_nD = directions(x_nD)
+    mean_n = torch.mv(unit_nD, unit_nD.mean(dim=0)).float()
+    near_nn = near_rows(x_nD, unit_nD, max_gap)
+    near_nn.fill_diagonal_(fill_value=False)
+    return mean_n, near_nn
+
+
+def _visit(mean_Bn: Tensor, near_Bnn: Tensor, share_B: Tensor, fill: bool) -> Tensor:
+    """[B, n] bool: kept; rows that are no rows have an infinite mean."""
+    num_rows = mean_Bn.shape[1]
+    invalid_Bn = mean_Bn == torch.inf
     visited_Bn = mean_Bn.argsort(dim=1, stable=True)
-    passed_Bn = torch.zeros_like(valid_Bn)
-    group_B = torch.arange(len(valid_Bn), device=valid_Bn.device)
-    for row_B in visited_Bn.T:
-        shown_B = ~passed_Bn[group_B, row_B]
-        found_Bn = near_Bnn[group_B, row_B] & shown_B[:, None]
-        found_Bn[group_B, row_B] = False  # nobody is passed over for itself
-        passed_Bn |= found_Bn
+    # Rows that nobody is near to change nothing, whenever they are visited.
+    alone_Bn = ~near_Bnn.any(dim=2).gather(1, visited_Bn)
+    first_Bn = visited_Bn.gather(1, alone_Bn.byte().argsort(dim=1, stable=True))
+    passed_Bn = torch.zeros_like(invalid_Bn)
+    group_B = torch.arange(len(mean_Bn), device=mean_Bn.device)
+    for row_B in first_Bn.T[: int((~alone_Bn).sum(dim=1).max())]:
+        shown_B1 = ~passed_Bn[group_B, row_B, None]
+        passed_Bn |= near_Bnn[group_B, row_B] & shown_B1
     # Rows that are no rows come last, before them those passed over, each as visited.
-    turn_Bn = visited_Bn.argsort(dim=1) + (passed_Bn.long() + 2 * ~valid_Bn) * valid_Bn.shape[1]
+    turn_Bn = visited_Bn.argsort(dim=1) + (passed_Bn.long() + 2 * invalid_Bn) * num_rows
     place_Bn = turn_Bn.argsort(dim=1).argsort(dim=1)
-    taken_Bn = (place_Bn < share_B[:, None]) & valid_Bn
-    return taken_Bn if fill else taken_Bn & ~passed_Bn, near_Bnn
+    taken_Bn = (place_Bn < share_B[:, None]) & ~invalid_Bn
+    return taken_Bn if fill else taken_Bn & ~passed_Bn
