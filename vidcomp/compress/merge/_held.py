@@ -7,6 +7,7 @@ Legend: S slots, N rows of a frame or video, J rows that merge, D features.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,10 +26,20 @@ from vidcomp.types import Grid, VideoTokens
 __all__ = ["HeldRows", "HeldStream", "Memory", "cells", "groups_by_memory", "places"]
 
 
-class HeldRows:
-    """Means of rows and what belongs to them, by slot."""
+_BLOCK = 1 << 17
+"""Numbers that are averaged at a time: they stay in the processor's cache."""
 
-    def __init__(self, *, keep_history: bool) -> None:
+
+class HeldRows:
+    """Means of rows and what belongs to them, by slot.
+
+    Args:
+        keep_history: remember what merged with what.
+        room: slots that will be needed; more are made when they are.
+    """
+
+    def __init__(self, *, keep_history: bool, room: int = 0) -> None:
+        self._room = room
         self._fields: dict[str, Tensor] = {}
         self._free = torch.zeros(0, dtype=torch.int64)
         self._joins: list[Tensor] | None = [] if keep_history else None
@@ -73,7 +84,9 @@ class HeldRows:
             self._grow(rows, n - len(self._free))
         slot_N, self._free = self._free[:n], self._free[n:].clone()
         for name, value in rows.items():
-            self._fields[name][slot_N] = value.to(self._fields[name].dtype)
+            field = self._fields[name]
+            for part in _parts(n, field):
+                field.index_copy_(0, slot_N[part], value[part].to(field.dtype))
         return slot_N
 
     def merge(self, into_J: Tensor, gone_J: Tensor) -> None:
@@ -81,16 +94,17 @@ class HeldRows:
         if self._joins is not None:
             self._joins.append(torch.stack([self.first[gone_J], self.first[into_J]]))
         mass_J = self.mass[into_J] + self.mass[gone_J]
-        share_J = self.mass[gone_J] / mass_J
+        share_J = torch.where(mass_J > 0, self.mass[gone_J] / mass_J, 0.5)
         for name, value in self._fields.items():
             if name == "spans":
                 old, new = value[into_J], value[gone_J]
                 start_J = torch.minimum(old[:, 0], new[:, 0])
                 value[into_J] = torch.stack([start_J, torch.maximum(old[:, 1], new[:, 1])], dim=1)
             elif name not in ("mass", "first"):
-                old, new = value[into_J], value[gone_J]
                 weight = share_J.reshape(-1, *[1] * (value.ndim - 1))
-                value[into_J] = old + (new - old) * weight
+                for part in _parts(len(into_J), value):
+                    old, new = (value.index_select(0, j[part]) for j in (into_J, gone_J))
+                    value.index_copy_(0, into_J[part], new.sub_(old).mul_(weight[part]).add_(old))
         self._fields["mass"][into_J] = mass_J
         self._free = torch.cat([gone_J, self._free])
 
@@ -120,15 +134,22 @@ class HeldRows:
 
     def _grow(self, rows: dict[str, Tensor], missing: int) -> None:
         used = len(self._free) + len(self)
-        more = max(missing, used // 4)
+        # Room that a short video would never need is not made at once.
+        more = max(missing, used // 4, min(self._room - used, 4 * (used + missing)))
         for name, value in rows.items():
             exact = name == "spans" or not value.is_floating_point()
             dtype = value.dtype if exact else wide(value[:0]).dtype
-            new = value.new_zeros(more, *value.shape[1:], dtype=dtype)
+            new = value.new_empty(more, *value.shape[1:], dtype=dtype)
             old = self._fields.get(name)
             self._fields[name] = new if old is None else torch.cat([old, new])
         slots = torch.arange(used, used + more, device=rows["tokens"].device)
         self._free = torch.cat([self._free.to(slots.device), slots])
+
+
+def _parts(num_rows: int, x: Tensor) -> Iterator[slice]:
+    """Rows of ``x`` that are taken together."""
+    step = num_rows if x.is_cuda else _BLOCK // max(1, x.shape[1:].numel())
+    return (slice(i, i + max(1, step)) for i in range(0, num_rows, max(1, step)))
 
 
 class Memory(Protocol):
@@ -281,7 +302,8 @@ def _feed(video: VideoTokens, memory: Memory, *, everything: bool) -> Tensor:
         rows |= {f"extras.{name}": value.detach() for name, value in video.extras.items()}
     cell_N = cells(video)
     for row_n in torch.split(order_N, counts):
-        slot_n = memory.held.add({name: value[row_n] for name, value in rows.items()})
+        frame = {name: value.index_select(0, row_n) for name, value in rows.items()}
+        slot_n = memory.held.add(frame)
         memory.take(slot_n, cell_N[row_n])
     return order_N
 

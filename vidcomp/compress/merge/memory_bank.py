@@ -85,7 +85,10 @@ class MemoryBank(Merge):
 
     def _banks(self, budget: int, grid_hw: tuple[int, int], *, keep_history: bool) -> "Banks":
         length = None if self.mode == "exact" else self.length
-        return Banks(HeldRows(keep_history=keep_history), budget, grid_hw, length)
+        num_cells = grid_hw[0] * grid_hw[1]
+        most = budget if length is None else min(budget, num_cells * length)
+        held = HeldRows(keep_history=keep_history, room=most + num_cells)
+        return Banks(held, budget, grid_hw, length)
 
     def _check(self, count: int, budget: int) -> None:
         if count > budget:
@@ -148,9 +151,9 @@ class Banks:
         """How alike the rows of ``column_J`` and the next are, where there are both."""
         there = (column_J >= 0) & (column_J + 1 < self._length_P[place_J])
         place_J, column_J = place_J[there], column_J[there]
-        x_JD = self.held.tokens[self._slot_PL[place_J, column_J]]
-        y_JD = self.held.tokens[self._slot_PL[place_J, column_J + 1]]
-        self._alike_PL[place_J, column_J] = paired_cosine(x_JD, y_JD)
+        slots = (self._slot_PL[place_J, column] for column in (column_J, column_J + 1))
+        x_SD = self.held.tokens
+        self._alike_PL[place_J, column_J] = paired_cosine(x_SD, x_SD, *slots)
 
     def _shrink(self, share_P: Tensor) -> None:
         """Merges until every bank has its share, in all banks at once."""
@@ -168,8 +171,7 @@ class Banks:
             self._length_P[place_J] -= 1
             beyond = column_L + 1 >= self._length_P[place_J, None]
             self._alike_PL[place_J] = alike_JL.masked_fill(beyond, -torch.inf)
-            self._compare(place_J, at_J1[:, 0] - 1)
-            self._compare(place_J, at_J1[:, 0])
+            self._compare(place_J.repeat(2), torch.cat([at_J1[:, 0] - 1, at_J1[:, 0]]))
 
     def _to(self, device: torch.device) -> None:
         if self._length_P.device != device:

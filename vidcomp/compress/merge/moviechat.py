@@ -128,7 +128,9 @@ class MovieChat(Compressor):
     def _memory(
         self, budget: int, grid_hw: tuple[int, int], *, keep_history: bool
     ) -> "FrameMemory":
-        held = HeldRows(keep_history=keep_history)
+        # The long memory is within the budget whenever the short one is empty.
+        room = budget + self.short * grid_hw[0] * grid_hw[1]
+        held = HeldRows(keep_history=keep_history, room=room)
         return FrameMemory(held, budget, grid_hw, self.short, self.merged)
 
 
@@ -198,7 +200,7 @@ class FrameMemory:
         if not bool(both.any()):
             return -2.0
         x_SD = self.held.tokens
-        alike_N = paired_cosine(x_SD[one.slot[at_N[both]]], x_SD[two.slot[both]])
+        alike_N = paired_cosine(x_SD, x_SD, one.slot[at_N[both]], two.slot[both])
         return float(wide(alike_N).mean().float())
 
     def _merge_best(self, start: int) -> None:
@@ -234,7 +236,7 @@ class FrameMemory:
         if int(may_N.sum()) > (needed := self._excess()):
             row_J = may_N.nonzero().squeeze(1)
             x_SD = self.held.tokens
-            alike_J = paired_cosine(x_SD[slot_N[row_J - 1]], x_SD[slot_N[row_J]])
+            alike_J = paired_cosine(x_SD, x_SD, slot_N[row_J - 1], slot_N[row_J])
             joined_N = torch.zeros_like(may_N)
             joined_N[row_J[stable_topk(alike_J, needed)]] = True
         self.held.merge_runs(slot_N, joined_N)
