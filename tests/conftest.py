@@ -1,6 +1,11 @@
 """Fixtures that every test may use."""
 
+import os
 from pathlib import Path
+
+# Tests are small: threads would wait for each other more than they compute, all the more if the
+# cores are busy otherwise.  Before torch is imported; child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

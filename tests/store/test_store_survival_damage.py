@@ -44,7 +44,13 @@ class Base:
         return "Base()"
 
 
-@pytest.fixture(scope="module", params=range(len(FORMS)), ids=lambda i: str(FORMS[i]))
+def forms():
+    """The last ones are what the others have, put together otherwise."""
+    for i, form in enumerate(FORMS):
+        yield pytest.param(i, id=str(form), marks=[pytest.mark.slow] if i > 2 else [])
+
+
+@pytest.fixture(scope="module", params=forms())
 def base(request, tmp_path_factory):
     """A store with all there can be in one, another one, and what each key ever was."""
     kept = StoreSettings(**FORMS[request.param])
