@@ -13,6 +13,7 @@ from parity_checks import (
     linear,
     memory,
     merging,
+    poolers,
     projectors,
     qformers,
     sampling,
@@ -34,6 +35,7 @@ CHECKS: dict[str, Check] = {
     **linear.CHECKS,
     **memory.CHECKS,
     **merging.CHECKS,
+    **poolers.CHECKS,
     **sampling.CHECKS,
     **segments.CHECKS,
 }

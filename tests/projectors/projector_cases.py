@@ -20,6 +20,16 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "mlp_norm": ("mlp", {"norm": True}),
     "deco": ("deco", {"tokens_per_frame": 4}),
     "deco_grid": ("deco", {"tokens_per_frame": (2, 3), "depth": 1}),
+    "avg_pool1d": ("avg_pool1d", {"out_tokens": 5}),
+    "pllava": ("pllava", {"num_frames": 3, "tokens_per_frame": 4}),
+    "perception_lm": ("perception_lm", {}),
+    "videollama3": ("videollama3", {}),
+    "llava_next": ("llava_next", {}),
+    "llava_next_max": ("llava_next", {"pool": "max", "newline": "frame"}),
+    "llava_next_faster": ("llava_next", {"add_faster_video": True, "faster_token_stride": 2}),
+    "pixel_shuffle": ("pixel_shuffle", {}),
+    "internvl": ("internvl", {"ps_version": "v1"}),
+    "qwen_merger": ("qwen_merger", {"norm": "rms", "postshuffle_norm": True}),
     "perceiver": (
         "perceiver",
         {"num_latents": 3, "depth": 2, "heads": 2, "dim_head": 5, "ff_mult": 2, "max_frames": 3},
@@ -104,6 +114,15 @@ DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
 NEEDS_GRID = {
     "deco",
     "deco_grid",
+    "pllava",
+    "perception_lm",
+    "videollama3",
+    "llava_next",
+    "llava_next_max",
+    "llava_next_faster",
+    "pixel_shuffle",
+    "internvl",
+    "qwen_merger",
     "c_abstractor",
     "c_abstractor_ends",
     "d_abstractor",
@@ -121,14 +140,21 @@ MULTIPLES: dict[str, tuple[int, int, int]] = {
     "stc_v35": (2, 2, 2),
     "stp": (2, 2, 2),
     "spatial_pool": (1, 2, 2),
+    "perception_lm": (1, 2, 2),
+    "videollama3": (1, 2, 2),
+    "llava_next_max": (1, 2, 2),
+    "pixel_shuffle": (1, 2, 2),
+    "internvl": (1, 2, 2),
+    "qwen_merger": (1, 2, 2),
 }
 """Of t, h and w of the grids that a case can read, where not all will do."""
 
 REPEATS = {"spatial_conv"}
 """Cases some of whose rows are the same for every video."""
 
-DROPS: set[str] = set()
-"""Cases that leave out patches of some grids, as windows that do not divide a side."""
+DROPS: set[str] = {"llava_next_faster", "llava_next_max"}
+"""Cases that leave out patches of some grids, as windows that do not divide a side, or read them
+in no feature, as those that are nowhere the largest."""
 
 
 def make(case: str, **settings: Any) -> Projector:

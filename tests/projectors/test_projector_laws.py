@@ -145,7 +145,7 @@ def test_gradients_reach_every_parameter_and_the_tokens(case: str) -> None:
     flat = [n for n, p in projector.named_parameters() if p.grad is None or not p.grad.any()]
     assert not flat
     assert video.tokens.grad is not None
-    assert video.tokens.grad.abs().sum(dim=1).min() > 0
+    assert case in DROPS or video.tokens.grad.abs().sum(dim=1).min() > 0
 
 
 @every_case

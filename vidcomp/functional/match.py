@@ -15,7 +15,7 @@ from torch import Tensor
 from vidcomp.errors import BudgetError
 from vidcomp.functional.geometry import raster_order
 from vidcomp.functional.merge import merge_by_assignment
-from vidcomp.functional.reduce import group_min, real
+from vidcomp.functional.reduce import group_min, group_sum, grouped, real, wide
 from vidcomp.functional.similarity import best_match
 
 __all__ = [
@@ -148,7 +148,7 @@ def rounds_of_matching(
     """
     group_N = torch.arange(len(metric_ND), device=metric_ND.device)
     first_K, mass_K = group_N, mass_N
-    metric_KD, positions_K3 = real(metric_ND.detach()), positions_N3
+    metric_KD, positions_K3 = metric_ND.detach(), positions_N3
     for count in counts:
         step = bipartite_groups(metric_KD, len(metric_KD) - count, window)
         first_K = group_min(first_K, step, count)
@@ -158,9 +158,18 @@ def rounds_of_matching(
             rank = torch.empty_like(order)
             rank[order] = torch.arange(count, device=order.device)
             step, first_K, positions_K3 = rank[step], first_K[order], positions_K3[order]
-        metric_KD, mass_K = merge_by_assignment(metric_KD, mass_K, step, count)
+        if count > counts[-1]:  # the rows of the last round are compared with nothing
+            metric_KD = _merged(metric_KD, mass_K, step, count)
+        mass_K = group_sum(mass_K, step, count).float()
         group_N = step[group_N]
     return group_N
+
+
+def _merged(x_ND: Tensor, mass_N: Tensor, group_N: Tensor, count: int) -> Tensor:
+    """[count, D] weighted means, in float32 or better whatever the rows are."""
+    found = grouped(group_N, count)
+    share_N = wide(mass_N) / group_sum(mass_N, found, count)[group_N]
+    return group_sum(x_ND, found, count, share_N, dtype=real(x_ND[:0]).dtype)
 
 
 def _best_targets(metric_ND: Tensor, window: int | None) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,7 @@ class Tome(Merge):
         first = 0
         for rows, target in self._parts(video, budget):
             group_N[rows] = first + rounds_of_matching(
-                metric_ND[rows],
+                metric_ND if len(rows) == len(metric_ND) else metric_ND[rows],
                 video.mass[rows],
                 halving_counts(len(rows), target, self.rounds),
                 video.positions[rows] if self.mode == "exact" else None,
