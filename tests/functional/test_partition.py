@@ -132,7 +132,7 @@ def test_segments_share_one_price(seed, frames, segment):
         (group,) = partition([video], [budget], rules)
         assert len(group.unique()) == budget
         plan = find_prices(forest.plans, forest.spread(), [budget], 1.0)[0]
-        again = forest.plans(torch.tensor([[plan.price]]).double())[0][0]
+        again = forest.plans(torch.tensor([[plan.price]], dtype=torch.float64))[0][0]
         assert again.tokens == plan.tokens <= budget
         assert spread(video, group) <= plan.spread + 1e-9
     # A box either lies in one segment or is whole frames of whole segments.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vidcomp.functional.partition_boxes import paint
 from vidcomp.functional.partition_build import Cells, Patches, Rules, build_forest
+from vidcomp.functional.partition_planner import Planner
 from vidcomp.functional.partition_prices import find_prices
 from vidcomp.functional.partition_spend import spend
 from vidcomp.functional.reduce import wide
@@ -50,7 +51,7 @@ def partition(
     videos = [_joined_scenes(video, k) for video, k in zip(videos, budgets, strict=True)]
     cells = [Cells.of(video) for video in videos]
     forest = build_forest(videos, cells, rules)
-    best = find_prices(forest.plans, forest.spread(), budgets, rules.time_price)
+    best = find_prices(Planner(forest), forest.spread(), budgets, rules.time_price)
     chosen, _ = forest.choose(torch.tensor([[plan.price] for plan in best], dtype=torch.float64))
     groups = []
     for video, found, box_K, k in zip(videos, cells, chosen, budgets, strict=True):

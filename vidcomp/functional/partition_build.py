@@ -148,8 +148,8 @@ def _segment_layer(
         if rules.min_tokens_per_frame > 1:
             crowds.append(crowded_boxes(there_BTHW, rules.min_tokens_per_frame))
         weights.append(weight_BP.sum(dim=1))
-    spread, rows_XB = torch.cat(spreads, dim=1), torch.cat(rows, dim=1)
-    crowded = torch.cat(crowds, dim=1) if rules.min_tokens_per_frame > 1 else None
+    spread, rows_XB = _side_by_side(spreads), _side_by_side(rows)
+    crowded = _side_by_side(crowds) if rules.min_tokens_per_frame > 1 else None
     group = _group(boxes, spread, rows_XB, crowded)
     start = torch.tensor([s.start for s in segments], device=device)
     layer = Layer(
@@ -173,9 +173,14 @@ def _columns(sources: Sequence[Tensor], row_BP: Tensor, grid: Grid) -> Callable[
     return columns
 
 
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[X, B] of all grids; in memory grid after grid, as they are worked on a few at a time."""
+    return torch.cat([part.T for part in parts]).T
+
+
 def _group(boxes: Boxes, spread: Tensor, rows: Tensor, crowded: Tensor | None) -> Group:
     cost = spread if crowded is None else spread.masked_fill(crowded, torch.inf)
-    return Group(boxes, spread, torch.cat([rows, torch.zeros_like(rows[:1])]), cost)
+    return Group(boxes, spread, torch.nn.functional.pad(rows.T, (0, 1)).T, cost)
 
 
 def _rows(segment: Segment, grid: Grid, cells: Cells) -> Tensor:

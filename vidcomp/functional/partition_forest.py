@@ -9,6 +9,7 @@ Boxes of all groups have one global number: that of the group's first, plus box 
 Legend: X boxes, B grids side by side, S segments, V videos, P prices, K some boxes, D features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -89,15 +90,22 @@ class Forest:
                 total.index_add_(0, layer.video, layer.group.spread[-1].cpu().double())
         return total.tolist()
 
-    def plans(self, price_VP: Tensor) -> list[list[Plan]]:
-        """The best plan of each video for each of its prices."""
+    def plans(
+        self, price_VP: Tensor, segments_of: Callable[[int, Tensor], Cheapest] | None = None
+    ) -> list[list[Plan]]:
+        """The best plan of each video for each of its prices.
+
+        Args:
+            price_VP: prices.
+            segments_of: what ``segments_at`` finds for a layer of segments, if it is known.
+        """
         totals = torch.zeros(3, *price_VP.shape, dtype=torch.float64)
         segments: list[Cheapest] = []
-        for layer in self.layers:
-            found = self._cheapest(layer, price_VP, segments)
+        for i, layer in enumerate(self.layers):
             if layer.segments is None:
-                segments.append(found)
+                segments.append((segments_of or self.segments_at)(i, price_VP[layer.video]))
                 continue
+            found = self._cheapest(layer, price_VP[layer.video], self._below(layer, segments))
             for total_VP, part_BP in zip(totals, found, strict=True):
                 total_VP.index_add_(0, layer.video, part_BP.cpu().double())
         return [
@@ -107,6 +115,10 @@ class Forest:
             ]
             for row in zip(price_VP.tolist(), *totals.tolist(), strict=True)
         ]
+
+    def segments_at(self, number: int, price_BP: Tensor, which_B: Tensor | None = None) -> Cheapest:
+        """[B, P] each: the cheapest partition of the segments of a layer, or of some of them."""
+        return self._cheapest(self.layers[number], price_BP, which_B=which_B)
 
     def choose(self, price_VP: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each video is divided into at each of its prices.
@@ -119,9 +131,11 @@ class Forest:
         segments: list[Cheapest] = []
         choices, tops, owners = [], [], []
         for i, layer in enumerate(self.layers):
-            shape = (*layer.group.spread.shape, num_prices)
-            choice = torch.zeros(shape, dtype=torch.int8, device=self.device)
-            found = self._cheapest(layer, price_VP, segments, choice)
+            num_boxes, num_grids = layer.group.spread.shape
+            shape = (num_grids, num_boxes, num_prices)  # in memory as the other numbers of boxes
+            choice = torch.zeros(shape, dtype=torch.int8, device=self.device).transpose(0, 1)
+            below = None if layer.segments is None else self._below(layer, segments)
+            found = self._cheapest(layer, price_VP[layer.video], below, choice)
             choices.append(choice.reshape(-1, num_prices))
             if layer.segments is None:
                 segments.append(found)
@@ -180,30 +194,35 @@ class Forest:
     def _cheapest(
         self,
         layer: Layer,
-        price_VP: Tensor,
-        segments: list[Cheapest],
+        price_BP: Tensor,
+        below: Cheapest | None = None,
         choice_XBP: Tensor | None = None,
+        which_B: Tensor | None = None,
     ) -> Cheapest:
-        """[B, P] each, of whole grids."""
+        """[B, P] each, of whole grids, or of those whose numbers are given."""
         spread = layer.group.spread
-        price_BP = price_VP[layer.video].to(spread.dtype).to(spread.device)
-        below = None
-        if layer.segments is not None:
-            joined = (torch.cat(part) for part in zip(*segments, strict=True))
-            absent = (layer.segments < 0)[..., None]
-            index = layer.segments.clamp(min=0)
-            below = Cheapest(*(part[index].masked_fill(absent, 0) for part in joined))
+        price_BP = price_BP.to(spread.dtype).to(spread.device)
         most = _BLOCK.get(spread.device.type, _BLOCK["other"])
         step = max(1, most // (len(spread) * price_BP.shape[1]))
         parts = []
         for b in range(0, len(price_BP), step):
             some = slice(b, b + step)
-            group = Group(layer.group.boxes, *(part[:, some] for part in layer.group[1:]))
+            grids = some if which_B is None else which_B[some]
+            group = Group(
+                layer.group.boxes, *(part[:, grids].contiguous() for part in layer.group[1:])
+            )
             leaves = below and Cheapest(*(part[:, some] for part in below))
             choice = None if choice_XBP is None else choice_XBP[:, some]
             found = cheapest(group, price_BP[some], self.time_price, leaves, choice)
             parts.append([part[len(spread) - 1] for part in found])
         return Cheapest(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _below(self, layer: Layer, segments: list[Cheapest]) -> Cheapest:
+        """[S, B, P] each: what the patches of a layer of scenes are divided into."""
+        assert layer.segments is not None  # noqa: S101  # the caller checked
+        joined = (torch.cat(part) for part in zip(*segments, strict=True))
+        absent, index = (layer.segments < 0)[..., None], layer.segments.clamp(min=0)
+        return Cheapest(*(part[index].masked_fill(absent, 0) for part in joined))
 
     def _leaves(
         self, choice: Tensor, box_K: Tensor, owner_K: Tensor, num_owners: int

@@ -23,6 +23,7 @@ from vidcomp.functional.merge import merge_in_order
 from vidcomp.functional.partition_boxes import Boxes, boxes_of, paint
 from vidcomp.functional.partition_build import Cells, Patches, Rules, build_forest
 from vidcomp.functional.partition_forest import Forest, Layer
+from vidcomp.functional.partition_planner import Planner
 from vidcomp.functional.partition_prices import Group, find_prices
 from vidcomp.functional.partition_spend import spend, tighten
 from vidcomp.types import Grid, VideoTokens
@@ -111,7 +112,9 @@ class KeptBoxes:
     def result(self) -> tuple[VideoTokens, Tensor]:
         """The tokens of the best partition, as many as the budget, and the [K, 3, 2] boxes."""
         boxes, forest, order = self._forest()
-        plan = find_prices(forest.plans, forest.spread(), [self._budget], self._rules.time_price)[0]
+        plan = find_prices(
+            Planner(forest), forest.spread(), [self._budget], self._rules.time_price
+        )[0]
         (box_K,), _ = forest.choose(_prices([plan.price]))
         box_K = order[spend(forest, box_K, self._budget - len(box_K)).boxes]
         if len(box_K) < self._budget:
@@ -122,7 +125,7 @@ class KeptBoxes:
         """The finest partition and those of the scale, all boxes on the way, the lowest price."""
         spread, total = forest.spread()[0], int(forest.rows_of(forest.roots).sum())
         most, time_price = min(2 * self._budget, total), self._rules.time_price
-        finest = find_prices(forest.plans, [spread], [most], time_price)[0].price
+        finest = find_prices(Planner(forest), [spread], [most], time_price)[0].price
         parts, ways = [], []
         if finest >= floor:
             (box_K,), way = forest.choose(_prices([finest]))

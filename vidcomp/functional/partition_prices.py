@@ -130,11 +130,11 @@ def find_prices(
     searches = [_Search(s, k, time_price) for s, k in zip(spread, budgets, strict=True)]
     while not all(search.done for search in searches):
         num = max(len(search.prices) for search in searches if not search.done)
-        padded = [[*search.prices, *[0.0] * num][:num] for search in searches]
-        prices = torch.tensor(padded, dtype=torch.float64)
-        for search, found in zip(searches, plans(prices), strict=True):
+        padded = [[*s.prices, *[s.prices[0]] * num][:num] for s in searches]
+        found = plans(torch.tensor(padded, dtype=torch.float64))
+        for search, some in zip(searches, found, strict=True):
             if not search.done:
-                search.take(found)
+                search.take(some[: len(search.prices)])
     best = [search.within for search in searches]
     assert all(plan.tokens <= k for plan, k in zip(best, budgets, strict=True))  # noqa: S101
     return best
@@ -148,27 +148,28 @@ class _Search:
 
     def __init__(self, spread: float, budget: int, time_price: float) -> None:
         self.budget = budget
-        highest = 2 * spread / min(1.0, time_price) or 1.0  # more than any split can save
+        self._highest = 2 * spread / min(1.0, time_price) or 1.0  # more than any split can save
         usual = spread / budget
-        self.prices = [highest, *(usual / 4**i for i in range(5)), 0.0]
+        self.prices = [usual / 4**i for i in range(5)] if usual > 0 else [0.0]
         self.done = False
+        self._bracketed = False
         self._known: list[Plan] = []
 
     def take(self, found: list[Plan]) -> None:
         """Narrow the bracket by new plans; the first is the one at the chord's slope."""
-        if self._known and not self.within.paid < found[0].paid < self.above.paid:
+        if self._bracketed and not self.within.paid < found[0].paid < self.above.paid:
             self.done = True  # no plan of the hull lies between
             return
-        ranked = sorted([*self._known, *found], key=lambda plan: -plan.price)
+        ranked = self._known = sorted([*self._known, *found], key=lambda plan: -plan.price)
         last = next((i for i, p in enumerate(ranked) if p.tokens > self.budget), None)
         if last == 0:
-            raise BudgetError(
-                f"boxes of this video make at least {ranked[0].tokens} tokens, more than a budget "
-                f"of {self.budget}: raise the budget or ask for fewer tokens a frame"
-            )
-        if last is None:
-            self.within, self.done = ranked[-1], True
+            self._look_above(ranked[0])
             return
+        if last is None:
+            self.within, self.done = ranked[-1], ranked[-1].price == 0
+            self.prices = [0.0]
+            return
+        self._bracketed = True
         self.within, self.above = self._known = ranked[last - 1 : last + 1]
         if self.within.tokens == self.budget or self.above.paid <= self.within.paid:
             self.done = True
@@ -178,6 +179,15 @@ class _Search:
         if not self.above.price < chord < self.within.price:
             self.done = True  # to the last bit
         self.prices = [chord, self._guess(chord)]
+
+    def _look_above(self, plan: Plan) -> None:
+        """The plan with the fewest tokens so far has too many."""
+        if plan.price >= self._highest:
+            raise BudgetError(
+                f"boxes of this video make at least {plan.tokens} tokens, more than a budget of "
+                f"{self.budget}: raise the budget or ask for fewer tokens a frame"
+            )
+        self.prices = [self._highest]
 
     def _guess(self, chord: float) -> float:
         """Where a power law through both ends meets the budget."""
