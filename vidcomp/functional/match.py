@@ -149,7 +149,7 @@ def rounds_of_matching(
     group_N = torch.arange(len(metric_ND), device=metric_ND.device)
     first_K, mass_K = group_N, mass_N
     metric_KD, positions_K3 = metric_ND.detach(), positions_N3
-    for count in counts:
+    for number, count in enumerate(counts, start=1):
         step = bipartite_groups(metric_KD, len(metric_KD) - count, window)
         first_K = group_min(first_K, step, count)
         if positions_K3 is not None:
@@ -158,7 +158,7 @@ def rounds_of_matching(
             rank = torch.empty_like(order)
             rank[order] = torch.arange(count, device=order.device)
             step, first_K, positions_K3 = rank[step], first_K[order], positions_K3[order]
-        if count > counts[-1]:  # the rows of the last round are compared with nothing
+        if number < len(counts):  # the rows of the last round are compared with nothing
             metric_KD = _merged(metric_KD, mass_K, step, count)
         mass_K = group_sum(mass_K, step, count).float()
         group_N = step[group_N]
