@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from latent_cases import LATENT_CASES
 from torch import Tensor
 
 from vidcomp.projectors.base import Projector
 from vidcomp.registry import PROJECTORS
-from vidcomp.types import Grid, VideoTokens
+from vidcomp.types import Grid, Query, QueryFeatures, QueryIds, VideoTokens
 
 DIM_IN, DIM_OUT = 12, 10
+
+QFORMER = {"num_latents": 2, "dim": 16, "heads": 2, "dim_ff": 24, "dropout": 0.0}
 
 CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "linear": ("linear", {}),
@@ -105,6 +108,42 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "spatial_conv": ("spatial_conv", {}),
     "spatial_conv_unpadded": ("spatial_conv", {"pad_frames": False}),
     "spatial_pool": ("spatial_pool", {}),
+    "qformer": ("qformer", {**QFORMER, "depth": 2, "cross_attention_frequency": 1}),
+    "qformer_clips": (
+        "qformer",
+        {**QFORMER, "depth": 2, "norm_input": True, "frames_per_clip": None, "max_frames": 3},
+    ),
+    "instruct_qformer": (
+        "instruct_qformer",
+        {
+            **QFORMER,
+            "dim": 32,
+            "depth": 2,
+            "cross_attention_frequency": 1,
+            "frames_per_clip": 2,
+            "num_words": 9,
+            "max_words": 5,
+        },
+    ),
+    "meq_former": (
+        "meq_former",
+        {**QFORMER, "depth": 2, "frames_per_clip": None, "dim_key": 24, "num_words": 9},
+    ),
+    "qformer_light": (
+        "qformer_light",
+        {"num_latents": 3, "dim": 16, "depth": 2, "heads": 2, "ff_mult": 2, "max_frames": 2},
+    ),
+    "window_qformer": (
+        "window_qformer",
+        {"query_side": 2, "window_side": 3, "heads": 2, "dim_ff": 24, "dropout": 0.0},
+    ),
+    "window_qformer_corners": (
+        "window_qformer",
+        {"query_side": 2, "window_side": 4, "spatial_offset": 2, "heads": 2, "dim_ff": 24},
+    ),
+    "llama_vid": ("llama_vid", {"dim_text": 7}),
+    "llama_vid_grid": ("llama_vid", {"dim_text": 7, "content_grid": 2, "depth": 1}),
+    **LATENT_CASES,
 }
 """Name in the registry and settings, by a name of the case."""
 
@@ -112,6 +151,9 @@ DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
 """Different rows may get one code there, and a small change of a row another one."""
 
 NEEDS_GRID = {
+    "window_qformer",
+    "window_qformer_corners",
+    "llama_vid_grid",
     "deco",
     "deco_grid",
     "pllava",
@@ -137,6 +179,7 @@ NEEDS_GRID = {
 }
 
 MULTIPLES: dict[str, tuple[int, int, int]] = {
+    "llama_vid_grid": (1, 2, 2),
     "stc_v35": (2, 2, 2),
     "stp": (2, 2, 2),
     "spatial_pool": (1, 2, 2),
@@ -163,7 +206,15 @@ def make(case: str, **settings: Any) -> Projector:
     projector: Projector = PROJECTORS.make(
         name, **{"dim_in": DIM_IN, "dim_out": DIM_OUT, **own, **settings}
     ).build()
-    return projector
+    return projector.bind(question(case)) if projector.asks else projector
+
+
+def question(case: str, length: int = 3, seed: int = 0) -> Query:
+    """What may be asked of a case that asks something."""
+    generator = torch.Generator().manual_seed(seed)
+    if PROJECTORS[CASES[case][0]].asks is QueryIds:
+        return QueryIds(ids=torch.randint(9, (length,), generator=generator))
+    return QueryFeatures(embedding=torch.randn(length, 7, generator=generator))
 
 
 def dense(grid: Grid, seed: int = 0, dim: int = DIM_IN) -> VideoTokens:

@@ -38,7 +38,7 @@ def sincos_hw(places: Tensor, dim: int) -> Tensor:
 
 def grid_table(h: int, w: int, dim: int) -> Tensor:
     """[h * w, dim] float32 ``sincos_hw`` of the cells of a grid, row by row."""
-    return sincos_hw(torch.cartesian_prod(torch.arange(h), torch.arange(w)), dim)
+    return sincos_hw(torch.cartesian_prod(torch.arange(h), torch.arange(w)), dim).contiguous()
 
 
 @untraced
