@@ -58,7 +58,7 @@ def max_min(x_ND: Tensor, k: int, *, scale_N: Tensor | None = None) -> Tensor:
     _check(len(x_ND), k)
     x_ND = x_ND.detach()
     if len(x_ND) ** 2 <= _HELD:
-        distance_NN = cosine_distances(x_ND, x_ND)
+        distance_NN = _all_distances(directions(x_ND))
         return max_min_of(distance_NN if scale_N is None else distance_NN * scale_N.float(), k)
     unit_ND = directions(x_ND)
     scale_N = x_ND.new_ones(len(x_ND), dtype=torch.float32) if scale_N is None else scale_N.float()
@@ -82,10 +82,9 @@ def max_min_of(distance_NN: Tensor, k: int, *, repeats: bool = False) -> Tensor:
     """
     _check(distance_NN.shape[-1], k)
     batched_BNN = distance_NN if distance_NN.ndim == 3 else distance_NN[None]
-    num_groups, num_rows, _ = batched_BNN.shape
-    group_B = torch.arange(num_groups, device=batched_BNN.device)
+    group_B = torch.arange(len(batched_BNN), device=batched_BNN.device)
     # A row is at distance 0 of itself, so that the second smallest is to its nearest other row.
-    least_BN = batched_BNN.kthvalue(min(2, num_rows), dim=1).values
+    least_BN = _second_smallest(batched_BNN)
     free_BN = torch.ones_like(least_BN, dtype=torch.bool)
     picks = []
     for step in range(k):
@@ -181,9 +180,30 @@ def _first_of_alike(alike_MM: Tensor) -> Tensor:
 
 def _distances(u_MD: Tensor, v_ND: Tensor) -> Tensor:
     """[..., M, N] float32 from wide rows of length 1."""
-    distance_MN = 1 - u_MD @ v_ND.mT
+    distance_MN = (u_MD @ v_ND.mT).neg_().add_(1)
     unsure = 4096 * torch.finfo(distance_MN.dtype).eps
     return distance_MN.masked_fill_(distance_MN <= unsure, 0).float()
+
+
+def _all_distances(unit_ND: Tensor) -> Tensor:
+    """[N, N] float32; those of each pair are found once."""
+    num_rows = len(unit_ND)
+    distance_NN = torch.empty(num_rows, num_rows, device=unit_ND.device)
+    strip = num_rows if unit_ND.is_cuda else max(64, num_rows // 8)
+    for start in range(0, num_rows, strip):
+        stop = start + strip
+        strip_MN = _distances(unit_ND[start:stop], unit_ND[start:])
+        distance_NN[start:stop, start:] = strip_MN
+        distance_NN[stop:, start:stop] = strip_MN[:, strip:].mT
+    return distance_NN
+
+
+def _second_smallest(value_BNN: Tensor) -> Tensor:
+    """[B, N] of each column; the smallest if it is there twice or alone."""
+    least_BN = value_BNN.amin(dim=1)
+    is_least_BNN = value_BNN == least_BN[:, None]
+    second_BN = value_BNN.masked_fill(is_least_BNN, torch.inf).amin(dim=1)
+    return torch.where((is_least_BNN.sum(dim=1) > 1) | second_BN.isinf(), least_BN, second_BN)
 
 
 def _lazy_max_min(unit_ND: Tensor, scale_N: Tensor, k: int) -> Tensor:

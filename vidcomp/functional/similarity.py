@@ -100,9 +100,10 @@ def directions(x_ND: Tensor) -> Tensor:
 
     Products of these rows are the cosines that all stages use: a zero row is like zero rows only.
     """
-    unit_ND = unit(x_ND)
-    is_zero_N1 = (x_ND == 0).all(dim=-1, keepdim=True)
-    return torch.cat([unit_ND, is_zero_N1.to(unit_ND.dtype)], dim=-1)
+    wide_ND = _scaled(x_ND)
+    norm_N1 = wide_ND.norm(dim=-1, keepdim=True)  # 0 for zero rows only
+    unit_ND = wide_ND / torch.where(norm_N1 > 0, norm_N1, 1)
+    return torch.cat([unit_ND, (norm_N1 == 0).to(unit_ND.dtype)], dim=-1)
 
 
 def _columns(y_MD: Tensor) -> Tensor:

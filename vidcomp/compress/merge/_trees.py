@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vidcomp.functional.diverse import cosine_distances, max_min, max_min_of
 from vidcomp.functional.reduce import wide
+from vidcomp.functional.rough import nearest
 from vidcomp.functional.select import stable_topk
-from vidcomp.functional.similarity import best_match
+from vidcomp.functional.similarity import paired_cosine
 
 __all__ = ["Selection", "diverse_rows", "event_relevance", "frame_links", "root_rows"]
 
@@ -76,7 +77,8 @@ def frame_links(
     for before, after in pairwise(frames):
         if not len(before) or not len(after):
             continue
-        cosine_m, nearest_m = best_match(x_ND[after], x_ND[before])
+        nearest_m = nearest(x_ND, x_ND[before], after)
+        cosine_m = paired_cosine(x_ND, x_ND, after, before[nearest_m])
         linked = cosine_m > min_cosine
         rows.append(after[linked])
         parents.append(before[nearest_m[linked]])

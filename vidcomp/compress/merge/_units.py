@@ -15,9 +15,10 @@ from vidcomp.errors import ShapeError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.reduce import group_min, group_sum, wide
+from vidcomp.functional.rough import nearest
 from vidcomp.functional.runs import Chains, run_groups
 from vidcomp.functional.segment import frame_means
-from vidcomp.functional.similarity import best_match, directions
+from vidcomp.functional.similarity import directions
 from vidcomp.types import VideoTokens
 
 __all__ = [
@@ -243,7 +244,7 @@ def join_idle(
             averaged(x_ND, mass_N, rows[chosen[points.point[rows]]], points.point)
             for chosen in (mine_P, into_P)
         )
-        joined_P[mine_P] = group_P[into_P][best_match(mine, into)[1]]
+        joined_P[mine_P] = group_P[into_P][nearest(mine, into)]
     return joined_P
 
 

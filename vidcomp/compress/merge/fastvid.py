@@ -18,8 +18,8 @@ from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.grids import without_gaps
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
+from vidcomp.functional.rough import nearest
 from vidcomp.functional.segment import cuts_by_similarity, split_long, spread_shares
-from vidcomp.functional.similarity import best_match
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
@@ -128,7 +128,7 @@ class Fastvid(Merge):
             # Anchors of which every token is salient leave no targets.
             into = target if target_by_segment[segment] else salient
             into = into[segment_N[into] == segment]
-            target_N[rest] = into[best_match(x_ND[rest], x_ND[into])[1]]
+            target_N[rest] = into[nearest(x_ND, x_ND[into], rest)]
         return without_gaps(target_N)
 
     def reduce(self, video: VideoTokens, budget: int) -> VideoTokens:
@@ -226,7 +226,7 @@ class Fastvid(Merge):
             alone = int(length_S[segment]) == 1 or self.stride == 1
             near_N = spent.frame == frame if alone else segment_N == segment
             pool = (near_N & free_N).nonzero().squeeze(1)
-            goes_to = best_match(x_ND[pool], x_ND[mine])[1]
+            goes_to = nearest(x_ND, x_ND[mine], pool)
             members = torch.bincount(goes_to, minlength=len(mine))
             own = (1 / (members.double() + 1)).clamp(min=self.centre_weight)
             own = own.masked_fill(members == 0, 1)

@@ -20,14 +20,13 @@ from vidcomp.functional.allocate import top_of_each
 from vidcomp.functional.components import best_joins, components_above, similarity_forest
 from vidcomp.functional.merge import float_rows, merge, merge_in_order
 from vidcomp.functional.reduce import group_sum, wide
-from vidcomp.functional.similarity import best_match, paired_cosine
+from vidcomp.functional.rough import nearest
+from vidcomp.functional.similarity import paired_cosine
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
 __all__ = ["Scissor"]
 
-_BLOCK = 1 << 22
-"""Numbers that are compared at a time."""
 _LEAST_FIRST = 1024
 """Components that are compared over all frames at no price worth mentioning."""
 
@@ -146,14 +145,9 @@ def _assign(x_ND: Tensor, found: _Found, *, every: bool) -> tuple[Tensor, Tensor
     where no other row does.
     """
     component_N, mean_KD = found
-    nearest_N = best_match(x_ND, mean_KD)[1]
+    nearest_N = nearest(x_ND, mean_KD)
     rows = torch.arange(len(x_ND), device=x_ND.device)
-    own_N = torch.cat(
-        [
-            paired_cosine(x_ND[r], mean_KD[component_N[r]])
-            for r in torch.split(rows, max(1, _BLOCK // max(1, x_ND.shape[1])))
-        ]
-    )
+    own_N = paired_cosine(x_ND, mean_KD, None, component_N)
     num_groups = len(mean_KD)
     core = top_of_each(own_N, component_N, torch.ones_like(rows[:num_groups]))
     group_N = nearest_N.clone()
