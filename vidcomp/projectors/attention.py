@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-__all__ = ["MultiheadAttention", "attend", "attention_shares"]
+__all__ = ["LEAST_SHARE", "MultiheadAttention", "attend", "attention_shares"]
+
+LEAST_SHARE = 1e-35
+"""Of a row that next to nothing is read from: with 0 its mass would be lost."""
 
 
 def attend(
@@ -72,7 +75,8 @@ def attention_shares(
         logits_BHKN = logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
     log_BHKS = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
     # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
-    return log_BHKS.logsumexp(dim=1).softmax(dim=-1)
+    shares_BKS = log_BHKS.logsumexp(dim=1).softmax(dim=-1).clamp(min=LEAST_SHARE)
+    return shares_BKS if mask_BN is None else shares_BKS * mask_BN[:, None, :num_sources]
 
 
 class MultiheadAttention(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ShapeError
+from vidcomp.projectors.attention import LEAST_SHARE
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import mlp, untraced
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
@@ -95,8 +96,11 @@ class LlamaVid(SetwiseProjector):
         asked_BD = torch.einsum("bn,bnd->bd", context_BN, clips.rows)
         tokens_B1E = self.vlm_att_val_projector(asked_BD)[:, None]
         tokens_BCE = self.mm_projector(content_BCN.to(clips.rows) @ clips.rows)
-        sources = torch.cat([context_BN[:, None].detach().float(), content_BCN], dim=1)
-        sources = sources / sources.sum(dim=2, keepdim=True)  # half precision rounds
+        context_B1N = context_BN[:, None].detach().float().clamp(min=LEAST_SHARE)
+        if clips.mask is not None:
+            context_B1N = context_B1N * clips.mask[:, None]
+        context_B1N = context_B1N / context_B1N.sum(dim=2, keepdim=True)  # half precision rounds
+        sources = torch.cat([context_B1N, content_BCN], dim=1)
         return torch.cat([tokens_B1E, tokens_BCE], dim=1), sources
 
     def _context(self, clips: ClipSets) -> Tensor:

@@ -210,12 +210,14 @@ class MeqFormer(QFormerProjector):
 
     def _check_width(self, name: str, video: VideoTokens) -> None:
         wanted, tokens = self.config.widths[name], video.tokens
-        if tokens.ndim != 2 or tokens.shape[1] != wanted:
-            raise ShapeError(
-                f"the projector {self.config.name!r} wants tokens of {wanted} features of its "
-                f"encoder {name!r} (dim_in={self.config.dim_in} features of the first), got "
-                f"{list(tokens.shape)}: set encoders or use those it was trained with"
-            )
+        if tokens.ndim == 2 and tokens.shape[1] == wanted:
+            return
+        setting = "dim_in=" * (name == next(iter(self.config.widths)))
+        got = f"got {tokens.shape[1]}" if tokens.ndim == 2 else "got integer ids"
+        raise ShapeError(
+            f"the projector {self.config.name!r} wants tokens of its encoder {name!r} with "
+            f"{setting}{wanted} features, {got}: correct encoders, or use those it was trained with"
+        )
 
     def _check(self, video: VideoTokens) -> None:
         """Streams are checked before they are joined."""
