@@ -103,12 +103,7 @@ def joins_above(
         [N] bool: joined; and [N] similarity that each row was judged by, -inf where a chain
         starts.
     """
-    x_ND = x_ND.detach()
-    if reference == "previous":
-        score_N = _scores_to_previous(x_ND, found)
-        return (score_N >= min_cosine) & ~found.starts, score_N
-    score_N = _scores_to_runs(x_ND, mass_N, found, min_cosine, reference)
-    return (score_N >= min_cosine) & ~found.starts, score_N
+    return _joins(x_ND.detach(), mass_N, found, min_cosine, reference, None)
 
 
 def best_joins(
@@ -164,7 +159,13 @@ def joins_around(
         [N] bool: joined, at least ``num_joins``; their scores as of ``joins_above``; and [N] bool:
         joined, fewer (or the same, if there are just as many).
     """
-    joined_N, score_N = joins_above(x_ND, mass_N, found, -2.0, reference)  # all that there can be
+    x_ND = x_ND.detach()
+    known = _Known(x_ND) if reference == "first" else None
+
+    def joins(least: float) -> tuple[Tensor, Tensor]:
+        return _joins(x_ND, mass_N, found, least, reference, known)
+
+    joined_N, score_N = joins(-2.0)  # all that there can be
     fewer_N, most, least = torch.zeros_like(joined_N), int(joined_N.sum()), 0
     total, close_by = most, min(num_joins, most - num_joins) // 64
     # Regula falsi (Illinois) on the logarithms of thresholds and of the rows that are not joined.
@@ -174,7 +175,7 @@ def joins_around(
         if most - (least if both else num_joins) <= close_by:
             break
         middle = far + (near - far) * min(max(below / (below + above), 1e-3), 1 - 1e-3)
-        joined, score = joins_above(x_ND, mass_N, found, 1 + 1e-7 - math.exp(middle), reference)
+        joined, score = joins(1 + 1e-7 - math.exp(middle))
         gap = math.log1p(total - int(joined.sum())) - goal
         if gap <= 0:
             far, most, joined_N, score_N = middle, int(joined.sum()), joined, score
@@ -191,19 +192,77 @@ def _log_change(cosine: float) -> float:
     return math.log(1 + 1e-7 - cosine)
 
 
+class _Known:
+    """Cosines of rows with rows before them, a few of each remembered.
+
+    Thresholds that lie near to each other start most runs at the same rows.
+    """
+
+    def __init__(self, x_ND: Tensor) -> None:
+        self._x_ND = x_ND
+        self._other_NS = torch.full((len(x_ND), 8), -1, device=x_ND.device)
+        self._cosine_NS = torch.zeros(self._other_NS.shape, device=x_ND.device)
+        self._next_N = torch.zeros_like(self._other_NS[:, 0])
+
+    def cosine(self, row_J: Tensor, other_J: Tensor) -> Tensor:
+        """[J] float32; no row is there twice."""
+        same_JS = self._other_NS[row_J] == other_J[:, None]
+        cosine_J = torch.where(same_JS, self._cosine_NS[row_J], 0).sum(dim=1)
+        new = (~same_JS.any(dim=1)).nonzero().squeeze(1)
+        if len(new):
+            row, other = row_J[new], other_J[new]
+            cosine_J[new] = paired_cosine(self._x_ND, self._x_ND, row, other)
+            slot = self._next_N[row]
+            self._other_NS[row, slot], self._cosine_NS[row, slot] = other, cosine_J[new]
+            self._next_N[row] = (slot + 1) % self._other_NS.shape[1]
+        return cosine_J
+
+
+def _joins(
+    x_ND: Tensor,
+    mass_N: Tensor,
+    found: Chains,
+    min_cosine: float,
+    reference: Reference,
+    known: _Known | None,
+) -> tuple[Tensor, Tensor]:
+    """As ``joins_above``; ``known`` is used for ``first``."""
+    if reference == "previous":
+        score_N = _scores_to_previous(x_ND, found)
+    elif reference == "first":
+        score_N = _scores_to_firsts(x_ND, found, min_cosine, known)
+    else:
+        score_N = _scores_to_means(x_ND, mass_N, found, min_cosine)
+    return (score_N >= min_cosine) & ~found.starts, score_N
+
+
 def _scores_to_previous(x_ND: Tensor, found: Chains) -> Tensor:
     score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
-    for earlier_C, later_C in zip(found.rows[:-1], found.rows[1:], strict=True):
-        present = later_C >= 0
-        row = later_C[present]
-        score_N[row] = paired_cosine(x_ND[row], x_ND[earlier_C[present]]).float()
+    row_J = found.rows[1:][present := found.rows[1:] >= 0]
+    score_N[row_J] = paired_cosine(x_ND, x_ND, row_J, found.rows[:-1][present])
     return score_N
 
 
-def _scores_to_runs(
-    x_ND: Tensor, mass_N: Tensor, found: Chains, min_cosine: float, reference: Reference
+def _scores_to_firsts(
+    x_ND: Tensor, found: Chains, min_cosine: float, known: _Known | None
 ) -> Tensor:
     """All chains at once, one step of time after the other."""
+    score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
+    first_C = found.rows[:1].flatten()
+    for row_C in found.rows[1:]:
+        present = (row_C >= 0).nonzero().squeeze(1)  # a chain that has ended is never read again
+        row_J, first_J = row_C[present], first_C[present]
+        if known is None:
+            score_J = paired_cosine(x_ND, x_ND, row_J, first_J)
+        else:
+            score_J = known.cosine(row_J, first_J)
+        score_N[row_J] = score_J
+        first_C = first_C.index_copy(0, present, torch.where(score_J >= min_cosine, first_J, row_J))
+    return score_N
+
+
+def _scores_to_means(x_ND: Tensor, mass_N: Tensor, found: Chains, min_cosine: float) -> Tensor:
+    """The same, with the mean of a run in the place of its first row."""
     score_N = torch.full((len(x_ND),), -torch.inf, device=x_ND.device)
     if not len(found.rows):
         return score_N
@@ -216,11 +275,9 @@ def _scores_to_runs(
         score_C = _cosine(x_CD, run_CD).float()
         score_N[row_C[present]] = score_C[present]
         joins_C1 = (score_C >= min_cosine)[:, None]
-        joint_CD = run_CD
-        if reference == "mean":
-            mass_C1 = torch.where(joins_C1, run_mass_C1, 0) + mass_N1[row]
-            joint_CD = torch.lerp(run_CD, x_CD, mass_N1[row] / mass_C1)
-            run_mass_C1 = mass_C1
+        mass_C1 = torch.where(joins_C1, run_mass_C1, 0) + mass_N1[row]
+        joint_CD = torch.lerp(run_CD, x_CD, mass_N1[row] / mass_C1)
+        run_mass_C1 = mass_C1
         run_CD = torch.where(joins_C1, joint_CD, x_CD)
     return score_N
 
