@@ -4,7 +4,6 @@ plan (what is missing) → decode ahead → encode in mixed batches → compress
 never stops the run; running again does only what is missing.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from vidcomp.config import Recipe, differences, fingerprint, identity
 from vidcomp.errors import ConfigError, MissingExtraError, StoreMissError, StoreStaleError
 from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
+from vidcomp.store.room import num_cores
 from vidcomp.store.storage import Storage, open_storage
 
 from .engine import Done, Engine, Failed
@@ -53,7 +53,7 @@ class Options:
     @property
     def num_workers(self) -> int:
         """The resolved number of readers."""
-        return self.workers or min(8, os.cpu_count() or 1)
+        return self.workers or min(8, num_cores())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

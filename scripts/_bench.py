@@ -1,7 +1,6 @@
 """What the benchmarks share: interleaved rounds, medians, a JSON file and a table in the docs."""
 
 import json
-import os
 import platform
 import re
 import resource
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vidcomp.pipelines.output import format_table
+from vidcomp.store.room import num_cores
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -53,7 +53,7 @@ def machine() -> dict[str, object]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "device": device,
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "processor": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -14,7 +14,6 @@ from vidcomp.config import StoreSettings
 from vidcomp.errors import ShapeError, StoreError
 from vidcomp.store import (
     CacheWriter,
-    TokenCache,
     compact,
     export,
     merge,
@@ -113,7 +112,7 @@ def look(path, sound=tuple(WANTED)):
     with suppress(ShapeError):  # records of other widths
         refused(cache.get_many, keys)
     refused(lambda: pickle.loads(pickle.dumps(cache)).keys())
-    TokenCache.open_pinned(path, cache.pin)
+    cache.at(cache.pin)
     for key in keys:
         refused(cache.info, key)
         if key in WANTED and key in sound:

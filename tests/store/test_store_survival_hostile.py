@@ -160,13 +160,13 @@ PINS = [
 def test_a_pin_is_held_to_what_it_can_be(tmp_path, pin):
     write(tmp_path, {"v": tiny()})
     with pytest.raises(ConfigError, match=r"a pin is the text that TokenCache.pin gave"):
-        TokenCache.open_pinned(tmp_path, pin)
+        TokenCache(tmp_path).at(pin)
 
 
 def test_a_pin_of_commits_that_are_gone_is_one_sentence(tmp_path):
     write(tmp_path, {"v": tiny()})
     with pytest.raises(StoreError, match="pinned state is gone"):
-        TokenCache.open_pinned(tmp_path, '[null,{"%s":[0,3]}]' % ("a" * 32))
+        TokenCache(tmp_path).at('[null,{"%s":[0,3]}]' % ("a" * 32))
 
 
 def test_a_shard_of_another_store_is_not_taken_for_one_of_this(tmp_path):

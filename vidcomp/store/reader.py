@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from vidcomp.store.disk.types import Location, Order, RecordInfo, Row
 from vidcomp.store.fetch import Fetcher
 from vidcomp.store.manifest import Manifest, read_manifest
 from vidcomp.store.memory import Memory
-from vidcomp.store.room import within_memory
+from vidcomp.store.room import num_cores, within_memory
 from vidcomp.store.selection import Selection, read_many, read_one, read_part
 from vidcomp.store.snapshots import is_snapshot
 from vidcomp.store.storage import Storage, open_storage
@@ -35,7 +34,7 @@ _MOST_COMMITS = 10_000_000
 """That a pin may name."""
 _KEEP_BYTES = 64 << 20
 _MOST_WARNINGS = 3
-_THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+_THREADS = min(4, num_cores())
 
 
 class TokenCache:
@@ -69,28 +68,13 @@ class TokenCache:
         """The store at ``path`` with default settings; the same as ``TokenCache(path)``."""
         return cls(path)
 
-    @classmethod
-    def open_pinned(cls, path: str | Path | Storage, pin: str) -> "TokenCache":
-        """The store as another cache saw it.
-
-        Args:
-            path: its folder, URL or storage.
-            pin: of the other cache.
-
-        Raises:
-            ConfigError: ``pin`` is none.
-            StoreMissError, StoreCorruptError: as for opening it.
-            StoreError: that state is gone, as the store was compacted since.
-        """
-        cache = cls.__new__(cls)
-        cache._setup(open_storage(path), True, _OPEN_FILES, _parse_pin(pin))
-        return cache
-
     def at(self, pin: str) -> "TokenCache":
         """The same store with the same settings, as the cache of that ``pin`` saw it.
 
         Raises:
-            ConfigError, StoreError: as for ``open_pinned``.
+            ConfigError: ``pin`` is none.
+            StoreCorruptError: as for opening it.
+            StoreError: that state is gone, as the store was compacted since.
         """
         cache = self.__new__(type(self))
         cache._setup(self._storage, self._fetcher.verify, self._max_open_files, _parse_pin(pin))
@@ -115,7 +99,7 @@ class TokenCache:
 
     @property
     def pin(self) -> str:
-        """What this cache sees, as a short text; ``open_pinned`` opens the same again."""
+        """What this cache sees, as a short text; ``at`` gives the same again."""
         snapshot, commits = self._view.pin
         return json.dumps([snapshot, _group(commits)], separators=(",", ":"))
 

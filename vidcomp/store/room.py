@@ -1,4 +1,7 @@
-"""Reading more than there is memory for ends in one sentence, as any other failure to read does."""
+"""How much of the machine there is, and what happens to who wants more.
+
+Reading more than there is memory for ends in one sentence, as any other failure to read does.
+"""
 
 import os
 from collections.abc import Callable
@@ -7,10 +10,17 @@ from typing import ParamSpec, TypeVar
 
 from vidcomp.errors import StoreError
 
-__all__ = ["total_memory", "within_memory"]
+__all__ = ["num_cores", "total_memory", "within_memory"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def total_memory() -> int:
