@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vidcomp.budget import Budget
 from vidcomp.compress.pipeline import Pipeline
@@ -22,6 +22,9 @@ from vidcomp.types import VideoTokens
 from .engine import Done, Failed
 from .inputs import Item
 from .summary import Summary
+
+if TYPE_CHECKING:
+    from vidcomp.projectors.base import ProjectorConfig
 
 __all__ = ["recompress"]
 
@@ -113,7 +116,12 @@ def _sections(
                 f"recompress changes compress and store only, got {text!r}: other sections need "
                 f"vidcomp extract"
             )
-    base = source if recipe is None else load_recipe(recipe).dump()
+    base = source
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        if loaded.project is not None:
+            cast("ProjectorConfig", loaded.project).check_needs()
+        base = loaded.dump()
     made = with_overrides({k: base[k] for k in _Sections.model_fields if k in base}, overrides)
     if budget is not None and "compress" in made:
         made["compress"]["budget"] = budget

@@ -75,6 +75,7 @@ def _draw_video(
     path: str, recipe: Recipe, start_s: float | None, end_s: float | None, max_frames: int
 ) -> Image.Image:
     prepared = prepare(recipe)
+    prepared.check_query()
     request = prepared.request(path, start_s=start_s, end_s=end_s)
     dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
     video = prepared.reduce(dense, num_frames, num_seconds)

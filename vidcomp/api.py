@@ -177,15 +177,27 @@ class Prepared:
                 video = self.pipeline(video, self.budget(len(dense), num_frames, num_seconds))
             return video if self.projector is None else self.projector(video)
 
+    def check_query(self) -> None:
+        """Refuse what nobody can ask: what is stored must not depend on a question.
+
+        Raises:
+            ConfigError: a stage or the projector reads a query and was bound to none, or the
+                projector reads several encoders.
+        """
+        if self.pipeline is not None:
+            self.pipeline.check_query()
+        if self.projector is not None:
+            self.projector.check_query()
+
     def check_budget(self) -> None:
         """Plan a video of the size that the sampler and the encoder announce, if they do.
 
         Raises:
             BudgetError: such a video could not be compressed to the budget.
-            ConfigError: a stage chooses tokens by a question, and a recipe has none.
+            ConfigError: a stage or the projector wants what a recipe does not have, see
+                ``check_query``.
         """
-        if self.pipeline is not None:
-            self.pipeline.check_query()
+        self.check_query()
         settings, resize = self.recipe.compress, self.encoder.resize
         num_frames = getattr(self.recipe.sample, "num_frames", None)
         if self.pipeline is None or settings is None or num_frames is None:
@@ -271,6 +283,7 @@ def compress(
     if budget is not None:
         settings = settings.with_budget(Budget.parse(budget))
     prepared = prepare(settings, device=device)
+    prepared.check_query()
     request = prepared.request(path, start_s=start_s, end_s=end_s, backend=backend)
     dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
     return prepared.reduce(dense, num_frames, num_seconds)

@@ -62,6 +62,18 @@ class ProjectorConfig(Config, ABC):
         """
         return "" if self.asks is None else "a question"
 
+    def check_needs(self) -> None:
+        """Refuse settings of a recipe that can never be met.
+
+        Raises:
+            ConfigError: a call needs more than the tokens of one encoder.
+        """
+        if self.needs:
+            raise ConfigError(
+                f"the projector {self.name!r} of this recipe needs {self.needs}, which belongs to "
+                f"no recipe: keep its input, and call projector(video, query=...) when it is asked"
+            )
+
     @abstractmethod
     def module(self) -> "Projector":
         """The module with weights drawn from torch's global random state; see ``build``."""
@@ -115,6 +127,15 @@ class Projector(nn.Module, ABC):
     def lacks_query(self) -> bool:
         """Whether it reads a query and was bound to none."""
         return self.asks is not None and self._query is None
+
+    def check_query(self) -> None:
+        """Refuse to project a video alone, if it takes more.
+
+        Raises:
+            ConfigError: it reads a query and was bound to none.
+        """
+        if self.lacks_query:
+            self.config.check_needs()
 
     def bind(self, query: Query) -> Self:
         """The same projector, weights shared, that asks this where a call asks nothing.

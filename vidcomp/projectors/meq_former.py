@@ -146,6 +146,15 @@ class MeqFormer(QFormerProjector):
         packed = TokenBatch.pack(self._joined(lists), first.keys)
         return super().forward(packed, budget, query=query)
 
+    def check_query(self) -> None:
+        """Refuse to project a video alone, if it takes a question or several encoders.
+
+        Raises:
+            ConfigError: it was bound to no query, or reads more than one encoder.
+        """
+        if self.lacks_query or len(self.config.widths) > 1:
+            self.config.check_needs()
+
     def _streams(self, video: Any) -> dict[str, Any]:
         """Streams by name, in the order of the encoders, all of one video or of one batch."""
         names = list(self.config.widths)
