@@ -2,7 +2,8 @@
 
 Everything is reduced in float32 or better, outside of autocast, and returned in the type that came
 in.  On the processor these are PyTorch's own pools, which see the maps as ``channels_last``; on an
-accelerator overlapping means are matrix products, whose gradients do not depend on a scheduler.
+accelerator overlapping means are matrix products, whose gradients do not depend on a scheduler, and
+so they are when compiled, as PyTorch's compiler fails on adaptive pools whose sizes vary.
 
 Legend: B videos, T H W patches, I J K cells (over time, height, width), D features.
 """
@@ -36,7 +37,7 @@ __all__ = [
 
 def mean_cells(x_BTHWD: Tensor, cells: Grid) -> Tensor:
     """[B, I, J, K, D] means of the bins of PyTorch's adaptive average pooling."""
-    if not x_BTHWD.is_cpu:
+    if not x_BTHWD.is_cpu or torch.compiler.is_compiling():
         return _mixed(x_BTHWD, cells, _adaptive)
     x_BTJKD = _framewise(x_BTHWD, cells, adaptive_avg_pool2d)
     if cells.t == x_BTHWD.shape[1]:
@@ -61,6 +62,7 @@ def mean_windows(x_BTHWD: Tensor, size: int) -> Tensor:
     return _framewise(x_BTHWD, _floor(x_BTHWD, size), lambda x, _: avg_pool2d(x, size))
 
 
+@untraced
 def largest_cells(x_BTHWD: Tensor, cells: Grid) -> Tensor:
     """[B, T, J, K, D] largest of each feature in the bins of PyTorch's adaptive pooling."""
     return _framewise(x_BTHWD, cells, adaptive_max_pool2d)
