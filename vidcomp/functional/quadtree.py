@@ -24,6 +24,7 @@ __all__ = [
     "links_in_time",
     "node_rows",
     "node_scores",
+    "pairs_in_time",
     "quadtree",
 ]
 
@@ -144,20 +145,35 @@ def leaf_shares(tree: Quadtree, cover_M: Tensor) -> Tensor:
     return share_M[: tree.starts[1]]
 
 
+def pairs_in_time(tree: Quadtree, cover_M: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Pairs of leaves of neighbouring pictures, the box of the first of which lies in the other's.
+
+    Each pair once.
+
+    Returns:
+        Pairs with the picture before, and with the one after: [K] int64 different leaves, and [K]
+        the leaf that has each.
+    """
+    leaf_K = (cover_M == torch.arange(len(cover_M), device=cover_M.device)).nonzero().squeeze(1)
+    pairs = []
+    for next_M in (tree.before, tree.after):
+        other_K = follow(next_M[leaf_K], cover_M)  # -1 if there are only smaller ones
+        found = other_K >= 0
+        if next_M is tree.after:  # of two of one size either lies in the other
+            found &= follow(other_K, tree.before) != leaf_K
+        pairs.append((leaf_K[found], other_K[found]))
+    return tuple(pairs)
+
+
 def links_in_time(tree: Quadtree, cover_M: Tensor) -> Tensor:
     """[E, 2] int64 pairs of leaves of neighbouring pictures, one of whose boxes has the other.
 
     Each pair once, the lower node first.
     """
-    leaf_K = (cover_M == torch.arange(len(cover_M), device=cover_M.device)).nonzero().squeeze(1)
-    keys = []
-    for next_M in (tree.before, tree.after):
-        other_K = follow(next_M[leaf_K], cover_M)  # the leaf that it lies in, if any is so large
-        found = other_K >= 0
-        if next_M is tree.after:  # of two of one size either lies in the other
-            found &= follow(other_K, tree.before) != leaf_K
-        one, two = leaf_K[found], other_K[found]
-        keys.append(torch.minimum(one, two) * len(cover_M) + torch.maximum(one, two))
+    keys = [
+        torch.minimum(one, two) * len(cover_M) + torch.maximum(one, two)
+        for one, two in pairs_in_time(tree, cover_M)
+    ]
     key_E = torch.cat(keys).sort().values
     return torch.stack([key_E // len(cover_M), key_E % len(cover_M)], dim=1)
 

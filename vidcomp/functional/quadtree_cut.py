@@ -20,8 +20,8 @@ from vidcomp.functional.quadtree import (
     Quadtree,
     alike,
     covering_nodes,
-    links_in_time,
     node_scores,
+    pairs_in_time,
 )
 
 __all__ = ["cut_to", "early_representatives"]
@@ -45,8 +45,8 @@ class _State(NamedTuple):
 class _Pairs(NamedTuple):
     """Leaves of neighbouring pictures, one of whose boxes has the other."""
 
-    key: Tensor
-    """[E] int64 lower node x M + higher node, ascending."""
+    nodes: Tensor
+    """[2, E] int64."""
     cosine: Tensor
     """[E] float32."""
     later: Tensor
@@ -88,8 +88,10 @@ class _Cuts:
         self.inner = order_I + num_tokens
         """[I] int64 inner nodes by falling score."""
         self._score = score_I[order_I]
-        self._known: list[_Pairs] = []
-        """Of cuts near the next one, which has mostly the same pairs."""
+        # The last leaf that each node was compared with, in the picture before and in the one
+        # after, and their cosines: from cut to cut most pairs stay.
+        self._other = torch.full((2, len(tree.parent)), -1, device=tree.parent.device)
+        self._cosine = torch.zeros_like(self._other, dtype=torch.float32)
 
     def find(self, num_groups: int) -> int | None:
         """How many inner nodes stay whole: so many leave ``num_groups`` or fewer, one less more.
@@ -99,16 +101,11 @@ class _Cuts:
         low, high = 0, len(self.inner)
         if self._tree.starts[1] <= num_groups:
             return low
-        fits, *ends = self._fits(high, num_groups) if high else (False, None)
-        if not fits:
+        if not high or not self._fits(high, num_groups):
             return None
-        ends = [None, *ends]
         while high - low > 1:
             middle = (low + high) // 2
-            self._known = [pairs for pairs in ends if pairs is not None]
-            fits, pairs = self._fits(middle, num_groups)
-            low, high = (low, middle) if fits else (middle, high)
-            ends[fits] = pairs
+            low, high = (low, middle) if self._fits(middle, num_groups) else (middle, high)
         return high
 
     def state(self, kept: int, reach: int | None) -> _State:
@@ -123,25 +120,26 @@ class _Cuts:
         if reach == 0:
             return _State(cover_M, leaves, cover_M.new_zeros(0, 2))
         pairs = self._pairs(cover_M)
-        order_E = pairs.cosine.argsort(descending=True, stable=True)
-        order_E = order_E[pairs.cosine[order_E] >= self._floor(reach)]
-        # Ties go to the lower nodes, by which the pairs are sorted.
-        rank_M = torch.full_like(cover_M, len(pairs.key))
-        rank_E = torch.arange(len(order_E), device=order_E.device)
-        rank_M.scatter_reduce_(0, pairs.later[order_E], rank_E, "amin")
-        key_E = pairs.key[order_E[rank_M[pairs.later[order_E]] == rank_E]]
-        links = torch.stack([key_E // len(cover_M), key_E % len(cover_M)], dim=1)
-        return _State(cover_M, leaves, links)
+        near = (pairs.cosine >= self._floor(reach)).nonzero().squeeze(1)
+        # Ties go to the lower nodes.
+        key_E = pairs.nodes[:, near].amin(dim=0) * len(cover_M) + pairs.nodes[:, near].amax(dim=0)
+        near = near[key_E.argsort()]
+        near = near[pairs.cosine[near].argsort(descending=True, stable=True)]
+        rank_M = torch.full_like(cover_M, len(near))
+        rank_E = torch.arange(len(near), device=near.device)
+        rank_M.scatter_reduce_(0, pairs.later[near], rank_E, "amin")
+        best = near[rank_M[pairs.later[near]] == rank_E]
+        return _State(cover_M, leaves, pairs.nodes[:, best].T)
 
-    def _fits(self, kept: int, num_groups: int) -> tuple[bool, _Pairs | None]:
-        """Whether a cut makes so few groups, and its pairs, if they were looked at."""
+    def _fits(self, kept: int, num_groups: int) -> bool:
+        """Whether a cut makes so few groups."""
         cover_M, leaves = self._cover(kept)
         if leaves <= num_groups:
-            return True, None
+            return True
         pairs = self._pairs(cover_M)
         linked_M = torch.zeros_like(cover_M, dtype=torch.bool)
         linked_M[pairs.later[pairs.cosine >= self._floor(kept)]] = True
-        return leaves - int(linked_M.sum()) <= num_groups, pairs
+        return leaves - int(linked_M.sum()) <= num_groups
 
     def _cover(self, kept: int) -> tuple[Tensor, int]:
         """[M] from ``covering_nodes``, and how many leaves there are."""
@@ -152,27 +150,26 @@ class _Cuts:
         return cover_M, int((cover_M == node_M).sum())
 
     def _floor(self, reach: int | None) -> float:
+        """The least cosine of a link."""
         if reach is None:
             return -torch.inf
         whole = float(self._score[reach - 1])
         return (4 * whole * abs(whole) - 1) / 3
 
     def _pairs(self, cover_M: Tensor) -> _Pairs:
-        low_E, high_E = links_in_time(self._tree, cover_M).unbind(dim=1)
-        key_E = low_E * len(cover_M) + high_E
-        cosine_E = key_E.new_zeros(len(key_E), dtype=torch.float32)
-        new = torch.arange(len(key_E), device=key_E.device)
-        for known in self._known:
-            if not len(known.key):
-                continue
-            place = torch.searchsorted(known.key, key_E[new]).clamp(max=len(known.key) - 1)
-            there = known.key[place] == key_E[new]
-            cosine_E[new[there]] = known.cosine[place[there]]
-            new = new[~there]
-        cosine_E[new] = alike(self._rows, low_E[new], high_E[new])
-        frame_M = self._tree.frame
-        later_E = torch.where(frame_M[high_E] > frame_M[low_E], high_E, low_E)
-        return _Pairs(key_E, cosine_E, later_E)
+        before, after = pairs_in_time(self._tree, cover_M)
+        cosines = [self._alike(side, *pair) for side, pair in enumerate((before, after))]
+        nodes = torch.cat([torch.stack(before), torch.stack(after)], dim=1)
+        later = torch.cat([before[0], after[1]])
+        return _Pairs(nodes, torch.cat(cosines), later)
+
+    def _alike(self, side: int, leaf_K: Tensor, other_K: Tensor) -> Tensor:
+        """[K] cosines of pairs, of which only those are computed that are new."""
+        new = (self._other[side, leaf_K] != other_K).nonzero().squeeze(1)
+        leaf, other = leaf_K[new], other_K[new]
+        self._other[side, leaf] = other
+        self._cosine[side, leaf] = alike(self._rows, leaf, other)
+        return self._cosine[side, leaf_K]
 
 
 def early_representatives(link_E2: Tensor, num_nodes: int) -> Tensor:
