@@ -2,20 +2,25 @@
 
 import argparse
 import math
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
 
 from bench_compress_parts.features import asked, drifting_video, needed_extras
 from bench_compress_parts.isolated import Outcome, run_isolated
 from bench_compress_parts.memory import Peak
 from bench_compress_parts.report import Table, publish_table
-from vidcomp.pipelines.comparison import parse_methods, timed
+from vidcomp.pipelines.comparison import parse_methods
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid
 
 __all__ = ["bench_scale", "grow"]
 
 FRAMES, SIDE, DIM, BUDGET = (256, 900, 3600), 14, 64, 8192
+CALLS, ENOUGH_S = 7, 3.0
+"""Calls that are timed: so many, or as many as fit into these seconds, one at least."""
 
 
 def bench_scale(options: argparse.Namespace) -> None:
@@ -23,7 +28,7 @@ def bench_scale(options: argparse.Namespace) -> None:
     frames = (16, 32, 64) if options.quick else FRAMES
     budget = 256 if options.quick else BUDGET
     labels = [method.label for method in parse_methods(options.methods)]
-    timeout_s = options.timeout or 40
+    timeout_s = options.timeout or 120
     on_cpu = options.device == "cpu"
     outcomes = run_isolated(
         grow,
@@ -40,6 +45,7 @@ def bench_scale(options: argparse.Namespace) -> None:
         "said to be",
         *(f"s, {count} frames" for count in frames),
         "exponent",
+        "of the last two",
         *(f"MiB, {count} frames" for count in frames),
     )
     publish_table(
@@ -51,9 +57,12 @@ def bench_scale(options: argparse.Namespace) -> None:
             rows,
             f"Frames of {SIDE} x {SIDE} tokens of {DIM} features in float32, up to "
             f"{frames[-1] * SIDE**2} tokens ({frames[-1] * SIDE**2 * DIM * 4 / 2**20:.0f} MiB), to "
-            f"{budget} tokens at every length; one call in one thread. Exponent: of time, between "
-            f"the last two lengths. MiB: at the peak, above the input, output included. Methods "
-            f"whose next length would not end within {timeout_s:g} s were stopped. {missing}",
+            f"{budget} tokens at every length, in one thread. Seconds"
+            f"{' of the processor' * on_cpu}: median of up to {CALLS} calls after a first one, "
+            f"which meets memory that the system has not handed out yet. MiB: at the peak of the "
+            f"first, above the input, output included. Exponent: of seconds, by least squares over all lengths, "
+            f"and between the last two. Methods whose next length would not end within "
+            f"{timeout_s:g} s were stopped. {missing}",
         ),
     )
 
@@ -68,17 +77,34 @@ def grow(
     asked(method.stage, small)(small, 20)  # what is imported and set up once
     done: list[tuple[int, float]] = []
     for count in frames:
-        if len(done) > 1:
-            growth = max(1.0, _exponent(*done[-2:]))
-            expected = done[-1][1] * (count / done[-1][0]) ** growth
+        if done:
+            growth = max(1.0, _exponent(done[-2:]) if len(done) > 1 else 1.0)
+            expected = 2 * done[-1][1] * (count / done[-1][0]) ** growth
             if time.monotonic() - began + expected > limit_s:
                 return
         video = drifting_video(Grid(count, SIDE, SIDE), DIM, extras).to(device)
         stage = asked(method.stage, video)
         with Peak(device) as peak:
-            _, seconds = timed(lambda: stage(video, budget), video.tokens.device, 1)  # noqa: B023
+            stage(video, budget)
+        seconds = _seconds(lambda: stage(video, budget), device)  # noqa: B023
         done.append((count, seconds))
         yield count, seconds, peak.mib
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    """Median time of some calls: of the processor, which neighbours delay least, or the clock's."""
+    clock = time.process_time if device == "cpu" else _clock_of_the_device
+    seconds: list[float] = []
+    while len(seconds) < CALLS and sum(seconds) < ENOUGH_S:
+        started = clock()
+        call()
+        seconds.append(clock() - started)
+    return statistics.median(seconds)
+
+
+def _clock_of_the_device() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _row(outcome: Outcome, frames: tuple[int, ...]) -> list[object]:
@@ -89,11 +115,15 @@ def _row(outcome: Outcome, frames: tuple[int, ...]) -> list[object]:
         outcome.label,
         cls.about.scaling + ", streaming" * cls.streaming,
         *(found[count][0] if count in found else None for count in frames),
-        _exponent(*points[-2:]) if len(points) > 1 else None,
+        _exponent(points) if len(points) > 1 else None,
+        _exponent(points[-2:]) if len(points) > 1 else None,
         *(round(found[count][1]) if count in found else None for count in frames),
     ]
 
 
-def _exponent(first: tuple[int, float], second: tuple[int, float]) -> float:
-    """Of the power of the length with which seconds grow between two (frames, seconds)."""
-    return math.log(second[1] / first[1]) / math.log(second[0] / first[0])
+def _exponent(points: Sequence[tuple[int, float]]) -> float:
+    """Of the power of the length with which seconds grow: least squares of (frames, seconds)."""
+    frames, seconds = (
+        [math.log(value) for value in values] for values in zip(*points, strict=True)
+    )
+    return statistics.linear_regression(frames, seconds).slope

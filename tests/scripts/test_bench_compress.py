@@ -64,7 +64,32 @@ def test_growth_is_measured_and_what_cannot_run_is_listed():
 def test_exponents_are_those_of_powers():
     from bench_compress_parts.scaling import _exponent
 
-    assert _exponent((10, 3.0), (100, 3000.0)) == pytest.approx(3)
+    assert _exponent([(10, 3.0), (100, 3000.0)]) == pytest.approx(3)
+    points = [(count, 0.5 * count**1.25) for count in (256, 900, 3600)]
+    assert _exponent(points) == pytest.approx(1.25)
+    assert 1.25 < _exponent([*points[:2], (3600, 2 * points[2][1])]) < 1.25 + 0.5
+
+
+def test_an_hour_is_for_methods_that_take_whole_videos():
+    names = ["partition", "tome", "stride", "divprune", "dpc_knn"]
+    words = ["hour", "--quick", "--methods", *names]
+    command = [sys.executable, str(SCRIPTS / "bench_compress.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if "linear" in line}
+    assert list(rows) == ["partition", "stride", "tome"]
+    assert "3 GB or more: none" in done.stdout
+
+
+def test_the_peak_is_what_a_block_takes_even_of_memory_freed_before():
+    from bench_compress_parts.memory import Peak
+
+    kept = [torch.ones(1 << 18) for _ in range(64)]  # 64 MiB in blocks that the heap keeps
+    del kept
+    with Peak("cpu") as peak:
+        held = torch.ones(1 << 24)
+        del held
+    assert 60 < peak.mib < 80
 
 
 def test_tables_have_a_section_for_each_device(tmp_path, monkeypatch, capsys):
