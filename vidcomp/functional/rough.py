@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidcomp.functional.reduce import group_max, group_min
-from vidcomp.functional.similarity import best_match, paired_cosine, unit
+from vidcomp.functional.similarity import best_match, cosine, paired_cosine, unit
 
-__all__ = ["near_rows", "nearest", "rough_cosine"]
+__all__ = ["most_similar", "near_rows", "nearest", "rough_cosine"]
 
 _BLOCK = 1 << 18
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
@@ -26,6 +26,8 @@ _PRODUCTS = 1 << 20
 """Products that are held at a time."""
 _EPSILON = 2.0**-24
 """Relative error of one rounding in float32."""
+_NOISE = 1e-12
+"""Cosines below this are 0 but for roundings of float64."""
 _LEAST, _LARGEST = 1e-9, 1e9
 """Lengths of rows of which float32 holds squares and products with others."""
 
@@ -85,6 +87,59 @@ def nearest(x_ND: Tensor, y_MD: Tensor, row_J: Tensor | None = None) -> Tensor:
         torch.index_select(x_ND, 0, part, out=buffer_RD[: len(part)])
         index[:] = _nearest(buffer_RD[: len(part)], y_MD, unit_MD)
     return index_J
+
+
+def most_similar(x_ND: Tensor, row_J: Tensor, count: int) -> Tensor:
+    """[J, count] int64 the other rows that are most similar to each row, ascending.
+
+    By ``similarity.cosine``; ties go to the lower row.
+
+    Args:
+        x_ND: any float type.
+        row_J: [J] int64 rows.
+        count: 0 to N - 1.
+    """
+    x_ND = x_ND.detach()
+    if not count or not len(row_J):
+        return row_J.new_empty(len(row_J), count)
+    at_J = torch.arange(len(row_J), device=x_ND.device)
+    rough_ND = x_ND.float()
+    norm_N = torch.linalg.vector_norm(rough_ND, dim=-1)
+    is_safe = bool(((norm_N > _LEAST) & (norm_N < _LARGEST)).all())
+    if not is_safe or not _is_narrow(x_ND) or torch.get_float32_matmul_precision() != "highest":
+        alike_JN = cosine(x_ND[row_J], x_ND)
+        # What is left where all cancels is noise, which differs between equal rows.
+        alike_JN[alike_JN.abs() < _NOISE] = 0
+        alike_JN[at_J, row_J] = -torch.inf
+        order_JN = alike_JN.argsort(dim=1, descending=True, stable=True)
+        return torch.sort(order_JN[:, :count], dim=1)[0]
+    # The length of the row itself does not change the order.
+    alike_JN = torch.mm(rough_ND[row_J], rough_ND.mT).div_(norm_N)
+    alike_JN[at_J, row_J] = -torch.inf
+    # As in ``_nearest``.
+    error_J1 = norm_N[row_J, None] * (2 * (x_ND.shape[1] + 16) * _EPSILON)
+    last_J1: Tensor = alike_JN.topk(count, dim=1).values[:, -1:]
+    is_in_JN = alike_JN > last_J1 + error_J1
+    close_P2 = ((alike_JN >= last_J1 - error_J1) & ~is_in_JN).nonzero()
+    _take_best(is_in_JN, close_P2, count, paired_cosine(x_ND, x_ND, *_named(row_J, close_P2)))
+    column_E: Tensor = is_in_JN.nonzero()[:, 1]
+    return column_E.view(len(row_J), count)
+
+
+def _named(row_J: Tensor, pair_P2: Tensor) -> tuple[Tensor, Tensor]:
+    return row_J[pair_P2[:, 0]], pair_P2[:, 1]
+
+
+def _take_best(is_in_JN: Tensor, close_P2: Tensor, count: int, alike_P: Tensor) -> None:
+    """Marks the best of the close ones until each row has ``count``; ties go to the earlier one."""
+    row_P = close_P2[:, 0]
+    open_J = count - is_in_JN.sum(dim=1)
+    order_P = alike_P.argsort(descending=True, stable=True)
+    order_P = order_P[row_P[order_P].argsort(stable=True)]
+    size_J = torch.bincount(row_P, minlength=len(is_in_JN))
+    place_P = torch.arange(len(row_P), device=row_P.device) - (size_J.cumsum(0) - size_J)[row_P]
+    chosen_P2 = close_P2[order_P[place_P < open_J[row_P]]]
+    is_in_JN[chosen_P2[:, 0], chosen_P2[:, 1]] = True
 
 
 def near_rows(x_ND: Tensor, unit_ND: Tensor, max_gap: float) -> Tensor:

@@ -27,8 +27,8 @@ from vidcomp.functional.geometry import in_raster_order
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.functional.reduce import group_sum, narrow, wide
+from vidcomp.functional.rough import most_similar
 from vidcomp.functional.select import evenly_spaced
-from vidcomp.functional.similarity import cosine
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
@@ -129,7 +129,7 @@ class Prumerge(Compressor):
                 weight_n = _shares(weight_n * own_n)
             elif self.importance == "norm":
                 weight_n = _shares(weight_n)
-            mix = _mix_picture(weight_n, own_n, metric_ND[rows], kept, self.neighbors)
+            mix = _mix_picture(weight_n, own_n, _some(metric_ND, rows), kept, self.neighbors)
             mixes.append(_Mix(mix.new + first, rows[mix.old], mix.value))
             first += _num_rows(rows, kept)
         return _Mix(*(torch.cat(part) for part in zip(*mixes, strict=True)))
@@ -179,16 +179,19 @@ def _shares(weight_n: Tensor) -> Tensor:
     return (wide(weight_n) / total).to(weight_n.dtype)
 
 
+def _some(x_ND: Tensor, rows: Tensor) -> Tensor:
+    """Rows, ascending; no copy if they follow one another."""
+    first, last = int(rows[0]), int(rows[-1])
+    return x_ND[first : last + 1] if last - first == len(rows) - 1 else x_ND[rows]
+
+
 def _mix_picture(
     weight_n: Tensor, own_n: Tensor, metric_nD: Tensor, kept: Tensor, neighbors: int
 ) -> _Mix:
     """Each kept row with its own weight and its nearest, and then all rows that were not kept."""
     k, device = len(kept), kept.device
     new_k = torch.arange(k, device=device)
-    similar_kn = cosine(metric_nD[kept], metric_nD)
-    similar_kn[new_k, kept] = -torch.inf
-    near = similar_kn.argsort(dim=1, descending=True, stable=True)
-    near = near[:, : min(neighbors, len(weight_n) - 1)]
+    near = most_similar(metric_nD, kept, min(neighbors, len(weight_n) - 1))
     is_rest = torch.ones_like(weight_n, dtype=torch.bool)
     is_rest[kept] = False
     rest = is_rest.nonzero().squeeze(1)
