@@ -3,7 +3,7 @@
 Legend: B sets, K queries, N keys, D features, R rows of a table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import ParamSpec, TypeVar
@@ -18,6 +18,7 @@ __all__ = [
     "CrossAttention",
     "FrameEmbedding",
     "GatedMLP",
+    "end_to_end",
     "mlp",
     "rows_between",
     "stretched_rows",
@@ -120,6 +121,11 @@ class CrossAttention(nn.Module):
             heads=self.heads,
             num_sources=num_sources,
         )
+
+
+def end_to_end(parts: Sequence[Tensor]) -> Tensor:
+    """The parts joined along their first axis; one alone is not copied."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def rows_between(table_RD: Tensor, place: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import is_dense
-from vidcomp.functional.merge import resample
-from vidcomp.functional.pool import adaptive_weights, grid_weights
+from vidcomp.functional.pool import adaptive_weights
+from vidcomp.functional.regrid import regrid
 from vidcomp.projectors.base import Projector
-from vidcomp.projectors.blocks import untraced
+from vidcomp.projectors.blocks import end_to_end, untraced
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["GridwiseProjector"]
@@ -78,10 +78,10 @@ class GridwiseProjector(Projector):
     ) -> list[VideoTokens]:
         """Videos of one grid side by side."""
         cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
-        rows = self.before(torch.cat([self._features(video) for video in videos]))
+        rows = self.before(end_to_end([self._features(video) for video in videos]))
         parts = torch.split(rows, [v.grid.num_patches for v in videos])
         maps = self._grouped([v.grid for v in videos], cells, parts)
-        out = torch.split(self.after(torch.cat(maps)), [c.num_patches for c in cells])
+        out = torch.split(self.after(end_to_end(maps)), [c.num_patches for c in cells])
         return [
             self.finish(self._follow(v, c, x), c)
             for v, c, x in zip(videos, cells, out, strict=True)
@@ -96,7 +96,7 @@ class GridwiseProjector(Projector):
         found: dict[int, Tensor] = {}
         for (grid, out), group in groupby(order, key=kinds.__getitem__):
             index = list(group)
-            x_BTHWD = torch.stack([parts[i].view(*grid, -1) for i in index])
+            x_BTHWD = end_to_end([parts[i].view(1, *grid, -1) for i in index])
             found |= zip(index, self.maps(x_BTHWD, out).flatten(1, 3), strict=True)
         return [found[i] for i in range(len(kinds))]
 
@@ -117,4 +117,4 @@ class GridwiseProjector(Projector):
         axes = self.footprint(video.grid, cells)
         if all(torch.equal(axis, torch.eye(len(axis)).to(axis)) for axis in axes):
             return replace(video, tokens=tokens)  # hard provenance stays hard
-        return resample(video, grid_weights(axes, video.tokens.device), tokens)
+        return regrid(video, axes, tokens)

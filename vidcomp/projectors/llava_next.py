@@ -10,8 +10,9 @@ Legend: F frames, B videos, T H W patches, J K cells of a frame, D features, N t
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,16 +20,15 @@ from torch import Tensor, nn
 
 from vidcomp.errors import BudgetError
 from vidcomp.functional.grids import coarser_grids
-from vidcomp.functional.merge import resample
 from vidcomp.functional.pool import (
     adaptive_weights,
     bilinear_weights,
-    grid_weights,
     window_weights,
 )
+from vidcomp.functional.regrid import regrid
 from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.blocks import untraced
+from vidcomp.projectors.blocks import end_to_end, untraced
 from vidcomp.projectors.pooled import PooledConfig, PooledProjector
 from vidcomp.projectors.pooling import (
     between_cells,
@@ -39,6 +39,7 @@ from vidcomp.projectors.pooling import (
 )
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
+from vidcomp.types.tokens import ROW_FIELDS
 
 __all__ = ["LlavaNext", "LlavaNextConfig"]
 
@@ -176,7 +177,7 @@ class LlavaNext(PooledProjector):
         if not self.config.add_faster_video:
             return super().project(videos, budgets, queries)
         cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
-        rows = self.before(torch.cat([self._features(video) for video in videos]))
+        rows = self.before(end_to_end([self._features(video) for video in videos]))
         parts = torch.split(rows, [v.grid.num_patches for v in videos])
         paths = [self._paths(c) for c in cells]
         jobs = [
@@ -192,7 +193,7 @@ class LlavaNext(PooledProjector):
             )
         )
         return [
-            self.finish(self._joined(v, own, torch.cat([next(maps) for _ in own])), c)
+            self.finish(self._joined(v, own, [next(maps) for _ in own]), c)
             for v, own, c in zip(videos, paths, cells, strict=True)
         ]
 
@@ -264,17 +265,27 @@ class LlavaNext(PooledProjector):
         return [_Path(frames, c._replace(t=len(frames))) for frames, c in paths if len(frames)]
 
     @untraced
-    def _joined(self, video: VideoTokens, paths: Sequence[_Path], x_ND: Tensor) -> VideoTokens:
+    def _joined(
+        self, video: VideoTokens, paths: Sequence[_Path], tokens: Sequence[Tensor]
+    ) -> VideoTokens:
         """The rows of both paths, frame by frame, with all else that belongs to them."""
-        grid, parts, frames = video.grid, [], []
-        for path in paths:
-            _, *sides = self.footprint(grid, path.cells)
-            eye = torch.eye(grid.t, dtype=torch.float64)[path.frames]
-            parts.append(grid_weights([eye, *sides], x_ND.device))
+        eye, parts, frames = torch.eye(video.grid.t, dtype=torch.float64), [], []
+        for path, x_ND in zip(paths, tokens, strict=True):
+            _, *sides = self.footprint(video.grid, path.cells)
+            parts.append(regrid(video, [eye[path.frames], *sides], x_ND))
             frames.append(path.frames.repeat_interleave(path.cells.per_frame))
-        order_N = torch.cat(frames).argsort(stable=True).to(x_ND.device)
-        weights = torch.cat(parts).index_select(0, order_N)
-        return resample(video, weights, x_ND[order_N])
+        rows: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in ROW_FIELDS
+        }
+        weights = [part.weights for part in parts if part.weights is not None]
+        extras = {n: torch.cat([part.extras[n] for part in parts]) for n in video.extras}
+        both = replace(parts[0], **rows, weights=_below(weights), extras=extras)
+        return both.select(torch.cat(frames).argsort(stable=True))
+
+
+def _below(weights: Sequence[Tensor]) -> Tensor | None:
+    """Provenance of rows below each other, if there is any."""
+    return torch.cat(list(weights)).coalesce() if weights else None
 
 
 @cache

@@ -19,7 +19,7 @@ from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.merge import resample
 from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.projectors.base import Projector, ProjectorAbout
-from vidcomp.projectors.blocks import mlp, untraced
+from vidcomp.projectors.blocks import end_to_end, mlp, untraced
 from vidcomp.projectors.pooled import PooledConfig
 from vidcomp.projectors.pooling import mean_cells
 from vidcomp.registry import PROJECTORS
@@ -86,9 +86,9 @@ class AvgPool1d(Projector):
         pooled: dict[int, Tensor] = {}
         for (_, count, fixed), group in groupby(order, key=kinds.__getitem__):
             index = list(group)
-            x_BND = torch.stack([videos[i].tokens for i in index])
+            x_BND = end_to_end([videos[i].tokens.unsqueeze(0) for i in index])
             pooled |= zip(index, self._pooled(x_BND, count, fixed), strict=True)
-        rows = self.layers(torch.cat([pooled[i] for i in range(len(videos))]))
+        rows = self.layers(end_to_end([pooled[i] for i in range(len(videos))]))
         parts = torch.split(rows, counts)
         return [
             _follow(video, self._edges(len(video), count, fixed), part)
@@ -122,7 +122,7 @@ class AvgPool1d(Projector):
         parts = [_means(x_BND[:, : whole * size], whole)] if whole else []
         if whole < count:
             parts.append(_means(x_BND[:, whole * size :], 1))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _edges(self, num_rows: int, count: int, fixed: bool) -> tuple[Tensor, Tensor]:
         """[M] int64 first row of each mean, and the one behind its last."""
