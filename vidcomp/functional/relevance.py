@@ -60,7 +60,8 @@ def head_relevance(attention_HKN: Tensor, gradient_HKN: Tensor) -> Tensor:
             f"attention and its gradient must have one shape [..., H, K, N], got "
             f"{list(attention_HKN.shape)} and {list(gradient_HKN.shape)}: record both of one layer"
         )
-    return (gradient_HKN.float() * attention_HKN.float()).relu().mean(dim=-3)
+    raised_HKN = gradient_HKN.detach().float() * attention_HKN.detach().float()
+    return raised_HKN.relu().mean(dim=-3)
 
 
 def normalized_relevance(among_KK: Tensor) -> Tensor:

@@ -32,17 +32,23 @@ class Heads(nn.Module):
         self.record: list[Tensor] | None = None
 
     def forward(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, D]."""
-        query, key, value = self.query(query_BKD), self.key(key_BND), self.value(key_BND)
+        """[B, K, D]; ``mask_BN`` is True where a key is."""
+        return self._read(self.query(query_BKD), self.key(key_BND), key_BND, mask_BN)
+
+    def read(
+        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] shares of the keys; see ``attention_shares``."""
+        query, key = self.query(query_BKD), self.key(key_BND)
+        shares_BKN = attention_shares(query, key, mask_BN, heads=self.heads)
+        return self._read(query, key, key_BND, mask_BN), shares_BKN
+
+    def _read(self, query: Tensor, key: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+        value = self.value(key_BND)
         if self.record is not None:
             return _attend_openly(query, key, value, mask_BN, self.heads, self.record)
         dropout = self.dropout if self.training else 0.0
         return attend(query, key, value, mask_BN, heads=self.heads, dropout=dropout)
-
-    def sources(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the keys in what the queries read."""
-        query, key = self.query(query_BKD), self.key(key_BND)
-        return attention_shares(query, key, mask_BN, heads=self.heads)
 
 
 class Hidden(nn.Module):
@@ -84,6 +90,13 @@ class AttentionBlock(nn.Module):
         """[B, K, D]; ``mask_BN`` is True where a key is."""
         out: Tensor = self.output(self.attention(query_BKD, key_BND, mask_BN), query_BKD)
         return out
+
+    def read(
+        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and the shares [B, K, N] of the keys."""
+        read_BKD, shares_BKN = self.attention.read(query_BKD, key_BND, mask_BN)
+        return self.output(read_BKD, query_BKD), shares_BKN
 
 
 @contextmanager

@@ -115,10 +115,8 @@ class _Layer(nn.Module):
         out: Tensor = self.attention(asking, rows_BLD, mask_BL)
         return out
 
-    def across(self, latents_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, D] after reading the video, if this layer does, and the feed-forward."""
-        if self.crosses:
-            latents_BKD = self.crossattention(latents_BKD, key_BND, mask_BN)
+    def latents(self, latents_BKD: Tensor) -> Tensor:
+        """[B, K, D] after the feed-forward."""
         out: Tensor = self.output_query(self.intermediate_query(latents_BKD), latents_BKD)
         return out
 
@@ -189,17 +187,17 @@ class QFormer(nn.Module):
             rows_BLD = self.embeddings(latents_BKD, words)
             mask_BL = torch.cat([words.mask.new_ones(latents_BKD.shape[:2]), words.mask], dim=1)
         rows_BLD = self.dropout(rows_BLD)
-        sources_BKN: Tensor | None = None
+        sources_BKN = key_BND
         for number, layer in enumerate(self._layers):
             rows_BLD = layer.among(rows_BLD, num_latents, mask_BL)
             latents, rest = rows_BLD[:, :num_latents], rows_BLD[:, num_latents:]
             if number == self._last_reader:
-                with torch.no_grad():
-                    sources_BKN = layer.crossattention.attention.sources(latents, key_BND, mask_BN)
-            rows_BLD = layer.across(latents, key_BND, mask_BN)
+                latents, sources_BKN = layer.crossattention.read(latents, key_BND, mask_BN)
+            elif layer.crosses:
+                latents = layer.crossattention(latents, key_BND, mask_BN)
+            rows_BLD = layer.latents(latents)
             if layer.keeps_words:
                 rows_BLD = torch.cat([rows_BLD, layer.words(rest)], dim=1)
-        assert sources_BKN is not None  # noqa: S101  # the first layer always reads
         return rows_BLD, sources_BKN
 
     @property
@@ -208,12 +206,8 @@ class QFormer(nn.Module):
 
     @property
     def _last_reader(self) -> int:
-        return (self.shape.depth - 1) // self.frequency * self.frequency
-
-    @property
-    def frequency(self) -> int:
-        """Layers from one that reads the keys to the next."""
-        return self.shape.cross_attention_frequency
+        frequency = self.shape.cross_attention_frequency
+        return (self.shape.depth - 1) // frequency * frequency
 
 
 def relevance_layers(
