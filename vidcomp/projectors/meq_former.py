@@ -50,8 +50,8 @@ class MeqFormerConfig(InstructQFormerConfig):
     num_latents: int = Field(160, ge=1)
     """Tokens out of every clip; BRAVE has 32 for each of its 5 encoders."""
     encoder_dropout: float = Field(0.2, ge=0, lt=1)
-    """Share of the passes in training in which an encoder's tokens of a video are left out; one
-    encoder is always there."""
+    """Share of the passes in training in which an encoder's tokens of a video are left out; every
+    clip keeps one encoder."""
 
     @model_validator(mode="after")
     def _check_encoders(self) -> Self:
@@ -191,10 +191,14 @@ class MeqFormer(QFormerProjector):
     @untraced
     def _join(self, videos: Sequence[VideoTokens], rows: Sequence[Tensor]) -> VideoTokens:
         first, kept = videos[0], self._kept(len(videos))
+        if len(videos) == 1:
+            return replace(first, tokens=rows[0])
         index_S = torch.cat([_rows_of(videos[i], first) for i in kept])
         tokens_SD = torch.cat([rows[i] for i in kept])
-        if len(videos) == 1:
-            return replace(first, tokens=tokens_SD)
+        if 0 not in kept:
+            alone_U = self._unread(first, index_S)
+            index_S = torch.cat([alone_U, index_S])
+            tokens_SD = torch.cat([rows[0][alone_U], tokens_SD])
         weights, times_N = patch_weights(first), torch.bincount(index_S, minlength=len(first))
         return replace(
             first,
@@ -206,6 +210,13 @@ class MeqFormer(QFormerProjector):
             weights=None if weights is None else weights.index_select(0, index_S).coalesce(),
             extras={name: value[index_S] for name, value in first.extras.items()},
         )
+
+    def _unread(self, first: VideoTokens, index_S: Tensor) -> Tensor:
+        """Rows of the first encoder in clips that no other has rows in: as many tokens come out
+        of a video in training as ever.
+        """
+        clip_N = self._clip_of_rows(first)
+        return (~torch.isin(clip_N, clip_N[index_S])).nonzero().squeeze(1)
 
     def _kept(self, count: int) -> list[int]:
         """The streams that are read: all, but in training."""
