@@ -20,7 +20,7 @@ def test_the_code_runs_from_top_to_bottom() -> None:
 
 
 def test_every_projector_is_named() -> None:
-    assert len(CODE) == 5
+    assert len(CODE) == 6
     for name in PROJECTORS.names():
         assert f"| `{name}` |" in PAGE
         assert set(PROJECTORS[name].model_fields) >= {"dim_in", "dim_out", "weights", "seed"}

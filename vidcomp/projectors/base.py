@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, Self, overload
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from vidcomp.config import Config
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
@@ -165,7 +166,9 @@ class Projector(nn.Module, ABC):
         from torch.utils.flop_counter import FlopCounterMode  # 0.3 s that others need not wait
 
         with FlopCounterMode(display=False) as counter:
-            self(video, query=query)
+            # Detached: the counter's hooks want a graph of what requires gradients.
+            fixed = {name: value.detach() for name, value in self.named_parameters()}
+            functional_call(self, fixed, (video,), {"query": query})
         return int(counter.get_total_flops())
 
     @property
