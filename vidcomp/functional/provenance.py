@@ -48,6 +48,9 @@ def compose(
     (row_Q, patch_Q), value_Q = weights_NP.indices(), wide(weights_NP.values())
     length_N = torch.bincount(row_Q, minlength=len(weights_NP))
     start_N = length_N.cumsum(0) - length_N
+    if bool((length_N == 1).all()):
+        value = wide(value_E) * value_Q[old_E]
+        return sparse_matrix(new_E, patch_Q[old_E], value, (num_rows, weights_NP.shape[1])).float()
     # Every entry (new, old) becomes one entry for each patch of the old row.
     length_E = length_N[old_E]
     entry = torch.repeat_interleave(length_E)
@@ -62,5 +65,9 @@ def sparse_matrix(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, 
 
     Indices are not checked (torch warns if nobody says whether they should be).
     """
-    index = torch.stack([row, column])
-    return torch.sparse_coo_tensor(index, value, shape, check_invariants=False).coalesce()
+    index, place = torch.stack([row, column]), row * shape[1] + column
+    # Entries that ascend are coalesced already; to look is far cheaper than to sort.
+    ascending = bool((place[1:] > place[:-1]).all())
+    return torch.sparse_coo_tensor(
+        index, value, shape, check_invariants=False, is_coalesced=ascending
+    ).coalesce()
