@@ -82,5 +82,18 @@ LATENT_CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
             "max_frames": 2,
         },
     ),
+    "qformer_light_full": (
+        "qformer_light",
+        {
+            "num_latents": 3,
+            "dim": 16,
+            "heads": 2,
+            "ff_mult": 2,
+            "order": "pre",
+            "self_attention": True,
+            "positions": True,
+            "frames_per_clip": 2,
+        },
+    ),
 }
 """Name in the registry and settings, by a name of the case."""

@@ -30,9 +30,9 @@ def test_packed_attention_is_torchs(masked: bool) -> None:
     keep = mask() if masked else None
     expected, weights = theirs(query, key, value, key_padding_mask=None if keep is None else ~keep)
     torch.testing.assert_close(ours(query, key, value, keep), expected, **CLOSE)
-    torch.testing.assert_close(ours.sources(query, key, keep), weights, **CLOSE)
-    some = ours.sources(query, key, keep, 3)
-    torch.testing.assert_close(some, weights[..., :3] / weights[..., :3].sum(-1, True), **CLOSE)
+    out, shares = ours.read(query, key, value, keep)
+    torch.testing.assert_close(out, expected, **CLOSE)
+    torch.testing.assert_close(shares, weights, **CLOSE)
 
 
 def test_heads_that_share_keys_are_heads_with_repeated_keys() -> None:
@@ -88,5 +88,13 @@ def test_a_bare_layer_reads_and_norms(order: str) -> None:
     expected = latents + layer.attention(query, key, value)
     expected = expected if order == "pre" else layer.norm(expected)
     torch.testing.assert_close(layer(latents, key, value), expected)
-    sources = layer.sources(latents, key, None)
-    torch.testing.assert_close(sources, layer.attention.sources(query, key))
+    out, sources = layer.read(latents, key, value)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(sources, layer.attention.read(query, key, value)[1])
+
+
+def test_shares_of_the_first_keys_are_parts_of_what_is_read_of_them() -> None:
+    query, key = rows(2, 3, DIM), rows(2, 5, DIM, seed=1)
+    full = attention_shares(query, key, mask(), heads=HEADS)
+    some = attention_shares(query, key, mask(), heads=HEADS, num_sources=3)
+    torch.testing.assert_close(some, full[..., :3] / full[..., :3].sum(-1, True), **CLOSE)

@@ -28,7 +28,7 @@ def attend(
     """[B, K, E'] what the queries read of the values, head beside head.
 
     Args:
-        query_BKD: any float type.
+        query_BKD: any float type; one set of queries and keys for all sets of values is enough.
         key_BND: with fewer heads than the queries, narrower than them by the same factor.
         value_BNE: may be wider or narrower than the keys.
         mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
@@ -38,9 +38,10 @@ def attend(
         dropout: share of the attention that is left out, while training only.
     """
     groups = heads if key_heads is None else key_heads
+    sets = len(value_BNE)
     out_BHKE = scaled_dot_product_attention(
-        _split(query_BKD, heads),
-        _split(key_BND, groups),
+        _split(query_BKD, heads).expand(sets, -1, -1, -1),
+        _split(key_BND, groups).expand(sets, -1, -1, -1),
         _split(value_BNE, groups),
         attn_mask=None if mask_BN is None else mask_BN[:, None, None],
         dropout_p=dropout,
@@ -70,12 +71,16 @@ def attention_shares(
     query_BHKD = _split(query_BKD, heads).float()
     key_BHND = _split(key_BND, groups).float().repeat_interleave(heads // groups, dim=1)
     scale = query_BHKD.shape[-1] ** -0.5 if scale is None else scale
-    logits_BHKN = query_BHKD @ key_BHND.transpose(-1, -2) * scale
+    logits_BHKN = (query_BHKD * scale) @ key_BHND.transpose(-1, -2)
     if mask_BN is not None:
         logits_BHKN = logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
-    log_BHKS = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
-    # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
-    shares_BKS = log_BHKS.logsumexp(dim=1).softmax(dim=-1).clamp(min=LEAST_SHARE)
+    if num_sources is None:
+        shares_BKS = logits_BHKN.softmax(dim=-1).mean(dim=1)
+    else:
+        log_BHKS = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
+        # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
+        shares_BKS = log_BHKS.logsumexp(dim=1).softmax(dim=-1)
+    shares_BKS = shares_BKS.clamp(min=LEAST_SHARE)
     return shares_BKS if mask_BN is None else shares_BKS * mask_BN[:, None, :num_sources]
 
 
@@ -98,35 +103,22 @@ class MultiheadAttention(nn.Module):
         self, query_BKD: Tensor, key_BND: Tensor, value_BND: Tensor, mask_BN: Tensor | None = None
     ) -> Tensor:
         """[B, K, D] what each query reads; see ``attend``."""
-        read_BKD = attend(
-            self._projected(0, query_BKD),
-            self._projected(1, key_BND),
-            self._projected(2, value_BND),
-            mask_BN,
-            heads=self.heads,
-        )
-        out: Tensor = self.out_proj(read_BKD)
+        inputs = self._inputs(query_BKD, key_BND, value_BND)
+        out: Tensor = self.out_proj(attend(*inputs, mask_BN, heads=self.heads))
         return out
 
-    def sources(
-        self,
-        query_BKD: Tensor,
-        key_BND: Tensor,
-        mask_BN: Tensor | None = None,
-        num_sources: int | None = None,
-    ) -> Tensor:
-        """[B, K, S] shares of the first keys in what the queries read; see ``attention_shares``."""
-        return attention_shares(
-            self._projected(0, query_BKD),
-            self._projected(1, key_BND),
-            mask_BN,
-            heads=self.heads,
-            num_sources=num_sources,
-        )
+    def read(
+        self, query_BKD: Tensor, key_BND: Tensor, value_BND: Tensor, mask_BN: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and shares [B, K, N] of the keys; see ``attention_shares``."""
+        inputs = self._inputs(query_BKD, key_BND, value_BND)
+        shares_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads)
+        return self.out_proj(attend(*inputs, mask_BN, heads=self.heads)), shares_BKN
 
-    def _projected(self, part: int, x: Tensor) -> Tensor:
-        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        return linear(x, weight, bias)
+    def _inputs(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        query, key, value = (linear(x, weight, bias) for x, weight, bias in parts)
+        return query, key, value
 
 
 def _split(x_BND: Tensor, heads: int) -> Tensor:

@@ -102,25 +102,27 @@ class CrossAttention(nn.Module):
             key_BND: keys and values are both made of it.
             mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
         """
-        key, value = self.to_kv(key_BND).chunk(2, dim=-1)
-        out: Tensor = self.to_out(
-            attend(self.to_q(query_BKD), key, value, mask_BN, heads=self.heads)
-        )
+        inputs = self._inputs(query_BKD, key_BND)
+        out: Tensor = self.to_out(attend(*inputs, mask_BN, heads=self.heads))
         return out
 
-    def sources(
-        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None, num_sources: int
-    ) -> Tensor:
-        """[B, K, num_sources] float32, rows sum to 1: the share of each of the first keys in all
-        that a query of the same call reads from them, the heads' attention averaged.
+    def read(
+        self,
+        query_BKD: Tensor,
+        key_BND: Tensor,
+        mask_BN: Tensor | None = None,
+        num_sources: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and the shares [B, K, S] of the first keys in it; see
+        ``attention_shares``.
         """
-        return attention_shares(
-            self.to_q(query_BKD),
-            self.to_kv(key_BND).chunk(2, dim=-1)[0],
-            mask_BN,
-            heads=self.heads,
-            num_sources=num_sources,
-        )
+        inputs = self._inputs(query_BKD, key_BND)
+        shares = attention_shares(*inputs[:2], mask_BN, heads=self.heads, num_sources=num_sources)
+        return self.to_out(attend(*inputs, mask_BN, heads=self.heads)), shares
+
+    def _inputs(self, query_BKD: Tensor, key_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.to_kv(key_BND).chunk(2, dim=-1)
+        return self.to_q(query_BKD), key, value
 
 
 def end_to_end(parts: Sequence[Tensor]) -> Tensor:

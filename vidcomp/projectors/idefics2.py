@@ -78,28 +78,31 @@ class GroupedAttention(nn.Module):
 
     def forward(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """[B, K, D] what each query reads; keys and values are both made of ``key_BND``."""
-        read_BKD = attend(
-            self.q_proj(query_BKD),
-            self.k_proj(key_BND),
-            self.v_proj(key_BND),
-            mask_BN,
-            heads=self.heads,
-            key_heads=self.key_heads,
-        )
-        return cast(Tensor, self.o_proj(read_BKD))
+        return self._attend(*self._inputs(query_BKD, key_BND), mask_BN)
 
-    def sources(
+    def read(
         self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None, num_sources: int
-    ) -> Tensor:
-        """[B, K, num_sources] shares of the first keys; see ``attention_shares``."""
-        return attention_shares(
-            self.q_proj(query_BKD),
-            self.k_proj(key_BND),
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and the shares [B, K, S] of the first keys in it; see
+        ``attention_shares``.
+        """
+        query, key, value = self._inputs(query_BKD, key_BND)
+        shares = attention_shares(
+            query,
+            key,
             mask_BN,
             heads=self.heads,
             key_heads=self.key_heads,
             num_sources=num_sources,
         )
+        return self._attend(query, key, value, mask_BN), shares
+
+    def _inputs(self, query_BKD: Tensor, key_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q_proj(query_BKD), self.k_proj(key_BND), self.v_proj(key_BND)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        read = attend(query, key, value, mask, heads=self.heads, key_heads=self.key_heads)
+        return cast(Tensor, self.o_proj(read))
 
 
 class Idefics2Layer(nn.Module):
@@ -119,14 +122,21 @@ class Idefics2Layer(nn.Module):
     def forward(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """[B, K, D] new latents."""
         query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        latents_BKD = latents_BKD + self.attention(query, key, mask)
+        return self._after(latents_BKD + self.attention(query, key, mask))
+
+    def read(
+        self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each latent reads
+        from them.
+        """
+        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
+        read_BKD, sources_BKN = self.attention.read(query, key, mask, clip_BND.shape[1])
+        return self._after(latents_BKD + read_BKD), sources_BKN
+
+    def _after(self, latents_BKD: Tensor) -> Tensor:
         out: Tensor = latents_BKD + self.mlp(self.norm(latents_BKD))
         return out
-
-    def sources(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the clip's tokens in what each latent reads from them."""
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        return self.attention.sources(query, key, mask, clip_BND.shape[1])
 
     def _inputs(
         self, latents: Tensor, clip: Tensor, mask: Tensor | None
@@ -162,8 +172,8 @@ class Idefics2(LatentProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
         clip_BND, mask_BN = self.modality_projection(self.embedded(clips)), clips.mask
-        latents = before = self.latents.expand(len(clip_BND), -1, -1)
-        for layer in self.layers:
-            before, latents = latents, layer(latents, clip_BND, mask_BN)
-        sources = cast(Idefics2Layer, self.layers[-1]).sources(before, clip_BND, mask_BN)
+        latents = self.latents.expand(len(clip_BND), -1, -1)
+        for layer in self.layers[:-1]:
+            latents = layer(latents, clip_BND, mask_BN)
+        latents, sources = cast(Idefics2Layer, self.layers[-1]).read(latents, clip_BND, mask_BN)
         return self.norm(latents), sources

@@ -8,6 +8,7 @@ Legend: B clips, N tokens of a clip, K latents, D features in.
 """
 
 import math
+from dataclasses import replace
 from typing import Self, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.projectors.attention import MultiheadAttention
 from vidcomp.projectors.base import ProjectorAbout
+from vidcomp.projectors.blocks import untraced
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.projectors.sincos import grid_table, read_table
@@ -99,12 +101,22 @@ class MQT(LatentProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """One attention of the first latents to the places of the rows."""
         table_KD = cast(Tensor, self.pos_embed)
+        seen = _one_if_alike(clips)
         place_BND = read_table(
-            table_KD, self.config.latent_grid, clips.places[..., 1:], clips.sizes[:, 1:]
+            table_KD, self.config.latent_grid, seen.places[..., 1:], seen.sizes[:, 1:]
         )
         query_KD = self.ln_q((self.query + table_KD)[: clips.num_latents])
         query_BKD = query_KD.expand(len(place_BND), -1, -1)
-        key_BND = self.ln_k(self.add_frames(place_BND, clips))
+        key_BND = self.ln_k(self.add_frames(place_BND, seen))
         value_BND = self.ln_v(self.embedded(clips))
-        read_BKD = self.attn(query_BKD, key_BND, value_BND, clips.mask)
-        return read_BKD @ self.proj, self.attn.sources(query_BKD, key_BND, clips.mask)
+        read_BKD, sources_BKN = self.attn.read(query_BKD, key_BND, value_BND, seen.mask)
+        return read_BKD @ self.proj, sources_BKN.expand(len(value_BND), -1, -1)
+
+
+@untraced
+def _one_if_alike(clips: ClipSets) -> ClipSets:
+    """The first of clips whose rows stand at the same places: latents attend to all alike."""
+    places, sizes = clips.places, clips.sizes
+    if clips.mask is None and bool((places == places[:1]).all() and (sizes == sizes[:1]).all()):
+        return replace(clips, places=places[:1], sizes=sizes[:1])
+    return clips

@@ -80,14 +80,21 @@ class Layer(nn.Module):
     def forward(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """[B, K, D] new latents."""
         query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        latents_BKD = latents_BKD + self.attention(query, key, mask)
+        return self._after(latents_BKD + self.attention(query, key, mask))
+
+    def read(
+        self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each latent reads
+        from them.
+        """
+        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
+        read_BKD, sources_BKN = self.attention.read(query, key, mask, clip_BND.shape[1])
+        return self._after(latents_BKD + read_BKD), sources_BKN
+
+    def _after(self, latents_BKD: Tensor) -> Tensor:
         out: Tensor = latents_BKD + self.feed_forward(latents_BKD)
         return out
-
-    def sources(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the clip's tokens in what each latent reads from them."""
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        return self.attention.sources(query, key, mask, clip_BND.shape[1])
 
     def _inputs(
         self, latents: Tensor, clip: Tensor, mask: Tensor | None
@@ -144,11 +151,10 @@ class Perceiver(SetwiseProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
         clip_BND, mask_BN = self._embedded(clips), clips.mask
-        latents = before = self.latents.expand(len(clip_BND), -1, -1)
-        for layer in self.layers:
-            before, latents = latents, layer(latents, clip_BND, mask_BN)
-        with torch.no_grad():
-            sources = cast(Layer, self.layers[-1]).sources(before, clip_BND, mask_BN)
+        latents = self.latents.expand(len(clip_BND), -1, -1)
+        for layer in self.layers[:-1]:
+            latents = layer(latents, clip_BND, mask_BN)
+        latents, sources = cast(Layer, self.layers[-1]).read(latents, clip_BND, mask_BN)
         return self.output(self.norm(latents)), sources
 
     def _embedded(self, clips: ClipSets) -> Tensor:

@@ -8,7 +8,7 @@ lengths need an additive mask, and attention is neither fused nor compiled.
 Legend: B clips, N tokens of a clip, K latents, D features of a latent, C features of a token.
 """
 
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -125,24 +125,30 @@ class PerceiverLayer(nn.Module):
         self, latents_BKD: Tensor, clip_BNC: Tensor | None = None, mask_BN: Tensor | None = None
     ) -> Tensor:
         """[B, K, D] new latents; without a clip they read each other."""
-        query, key = self._normed(latents_BKD, clip_BNC)
-        read_BKD = self.out(
-            attend(self.query(query), self.key(key), self.value(key), mask_BN, heads=self.heads)
+        return self._after(
+            latents_BKD, attend(*self._inputs(latents_BKD, clip_BNC), mask_BN, heads=self.heads)
         )
-        x_BKD = latents_BKD + read_BKD if self.residual else read_BKD
+
+    def read(
+        self, latents_BKD: Tensor, clip_BNC: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each reads."""
+        inputs = self._inputs(latents_BKD, clip_BNC)
+        sources_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads)
+        read_BKE = attend(*inputs, mask_BN, heads=self.heads)
+        return self._after(latents_BKD, read_BKE), sources_BKN
+
+    def _after(self, latents_BKD: Tensor, read_BKE: Tensor) -> Tensor:
+        x_BKD = self.out(read_BKE)
+        if self.residual:
+            x_BKD = latents_BKD + x_BKD
         out: Tensor = x_BKD + self.feed_forward(self.feed_norm(x_BKD))
         return out
 
-    def sources(self, latents_BKD: Tensor, clip_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the clip's tokens in what each latent reads."""
-        query, key = self._normed(latents_BKD, clip_BNC)
-        return attention_shares(self.query(query), self.key(key), mask_BN, heads=self.heads)
-
-    def _normed(self, latents: Tensor, clip: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _inputs(self, latents: Tensor, clip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         query = self.norm(latents)
-        if clip is None or self.norm_context is None:
-            return query, query
-        return query, self.norm_context(clip)
+        key = query if clip is None or self.norm_context is None else self.norm_context(clip)
+        return self.query(query), self.key(key), self.value(key)
 
 
 class PerceiverEncoder(LatentProjector):
@@ -182,9 +188,8 @@ class PerceiverEncoder(LatentProjector):
         bands, max_freq = self.config.freq_bands, self.config.max_freq
         clip_BNC = with_places(clips, self.embedded(clips), bands, max_freq)
         first = self.latents.expand(len(clip_BNC), -1, -1)
-        x_BKD = self.cross(first, clip_BNC, clips.mask)
+        x_BKD, sources_BKN = self.cross.read(first, clip_BNC, clips.mask)
         for _ in range(self.config.num_blocks):
             for layer in self.layers:
                 x_BKD = layer(x_BKD)
-        sources = self.cross.sources(first, clip_BNC, clips.mask)
-        return cast(Tensor, self.output(x_BKD)), sources
+        return self.output(x_BKD), sources_BKN

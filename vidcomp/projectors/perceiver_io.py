@@ -104,30 +104,30 @@ class PerceiverIO(SetwiseProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Encode, then decode with the learned queries."""
         clip_BND = with_places(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
-        latents_BLD = self.encode(clip_BND, clips.mask)
-        queries = self.queries.expand(len(clip_BND), -1, -1)
-        first = self.latents.expand(len(clip_BND), -1, -1)
-        of_latents = self.cross.sources(first, clip_BND, clips.mask)
-        sources = self.decoder.sources(queries, latents_BLD) @ of_latents
-        return self.decode(queries, latents_BLD), sources
+        latents_BLD, of_latents_BLN = self.encode(clip_BND, clips.mask)
+        queries_BKD = self.queries.expand(len(clip_BND), -1, -1)
+        tokens_BKE, of_tokens_BKL = self.decode(queries_BKD, latents_BLD)
+        return tokens_BKE, of_tokens_BKL @ of_latents_BLN
 
-    def encode(self, clip_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """[B, L, D] latents after they read the clip and each other.
+    def encode(self, clip_BND: Tensor, mask_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[B, L, D] latents after they read the clip and each other, and [B, L, N] float32 shares
+        of the clip's tokens in what each read.
 
         Args:
             clip_BND: tokens, with positions if the settings want them.
             mask_BN: bool, True where a token is; ``None``: everywhere.
         """
         first = self.latents.expand(len(clip_BND), -1, -1)
-        x_BLD: Tensor = self.cross(first, clip_BND, mask_BN)
+        latents_BLD, sources_BLN = self.cross.read(first, clip_BND, mask_BN)
         for i in range(self.config.depth):
-            x_BLD = self.layers[min(i, len(self.layers) - 1)](x_BLD)
-        return x_BLD
+            latents_BLD = self.layers[min(i, len(self.layers) - 1)](latents_BLD)
+        return latents_BLD, sources_BLN
 
-    def decode(self, queries_BKD: Tensor, latents_BLD: Tensor) -> Tensor:
-        """[B, K, dim_out] answers to queries [B, K, dim_query], to which nothing is added."""
-        x = self.decoder(queries_BKD, latents_BLD)
+    def decode(self, queries_BKD: Tensor, latents_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, K, dim_out] answers to queries [B, K, dim_query], to which nothing is added, and
+        [B, K, L] float32 shares of the latents in them.
+        """
+        answers, sources_BKL = self.decoder.read(queries_BKD, latents_BLD)
         if self.decoder_ff is not None:
-            x = x + self.decoder_ff(x)
-        out: Tensor = self.output(x)
-        return out
+            answers = answers + self.decoder_ff(answers)
+        return self.output(answers), sources_BKL

@@ -62,11 +62,8 @@ class IterativeLayer(LatentLayer):
         super().__init__(config, dim_key=dim_with_places(config.dim_in, config.freq_bands))
         self.append(nn.ModuleList(LatentLayer(config) for _ in range(config.self_per_cross)))
 
-    def forward(
-        self, latents_BKD: Tensor, clip_BND: Tensor | None = None, mask_BN: Tensor | None = None
-    ) -> Tensor:
-        """[B, K, D] new latents."""
-        latents_BKD = super().forward(latents_BKD, clip_BND, mask_BN)
+    def _after(self, latents_BKD: Tensor) -> Tensor:
+        latents_BKD = super()._after(latents_BKD)
         for layer in cast(nn.ModuleList, self[2]):
             latents_BKD = layer(latents_BKD)
         return latents_BKD
@@ -108,9 +105,9 @@ class IterativePerceiver(SetwiseProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last reading."""
         clip_BND = with_places(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
-        x = before = self.latents.expand(len(clip_BND), -1, -1)
-        for i in range(self.config.depth):
-            layer = self.layers[min(i, len(self.layers) - 1)]
-            before, x = x, layer(x, clip_BND, clips.mask)
+        latents = self.latents.expand(len(clip_BND), -1, -1)
+        for i in range(self.config.depth - 1):
+            latents = self.layers[min(i, len(self.layers) - 1)](latents, clip_BND, clips.mask)
         last = cast(IterativeLayer, self.layers[-1])
-        return self.output(x), last.sources(before, clip_BND, clips.mask)
+        latents, sources = last.read(latents, clip_BND, clips.mask)
+        return self.output(latents), sources

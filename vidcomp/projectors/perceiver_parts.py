@@ -72,10 +72,12 @@ class Reading(nn.Module):
         query, key = self._normed(query_BKD, key_BND)
         return cast(Tensor, self.attention(query, key, mask_BN))
 
-    def sources(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """[B, K, N] float32 shares of the keys in what the queries read."""
+    def read(
+        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] float32 shares of the keys in it."""
         query, key = self._normed(query_BKD, key_BND)
-        return self.attention.sources(query, key, mask_BN, key.shape[1])
+        return self.attention.read(query, key, mask_BN)
 
     def _normed(self, query: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
         query = self.norm(query)
@@ -120,13 +122,18 @@ class LatentLayer(nn.ModuleList):
         self, latents_BKD: Tensor, clip_BND: Tensor | None = None, mask_BN: Tensor | None = None
     ) -> Tensor:
         """[B, K, D] new latents."""
-        latents_BKD = latents_BKD + self[0](latents_BKD, clip_BND, mask_BN)
+        return self._after(latents_BKD + self[0](latents_BKD, clip_BND, mask_BN))
+
+    def read(
+        self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each reads."""
+        read_BKD, sources = cast(Reading, self[0]).read(latents_BKD, clip_BND, mask_BN)
+        return self._after(latents_BKD + read_BKD), sources
+
+    def _after(self, latents_BKD: Tensor) -> Tensor:
         out: Tensor = latents_BKD + self[1](latents_BKD)
         return out
-
-    def sources(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the clip's tokens in what the latents read."""
-        return cast(Reading, self[0]).sources(latents_BKD, clip_BND, mask_BN)
 
 
 def dim_with_places(dim: int, bands: int) -> int:

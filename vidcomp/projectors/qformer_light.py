@@ -2,22 +2,24 @@
 
 It has no canonical source; names and arithmetic are those of a public tutorial
 (ViT-GPT2-Image-Captioning): after each attention the latents are added and normalised, without
-self-attention, feed-forward or positions.  Others follow with a feed-forward, and a video needs to
-know its frames: both are options.
+self-attention, feed-forward or positions.  Others have these, or norms before the attention, and a
+video needs to know its frames: all are options.
 
 Legend: B clips of all videos, K latents, N tokens of the longest clip, D features.
 """
 
-from typing import Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vidcomp.projectors.attention import MultiheadAttention
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import FrameEmbedding, mlp
+from vidcomp.projectors.blocks import FrameEmbedding
+from vidcomp.projectors.latents import output_layer
+from vidcomp.projectors.resampler import ResamplerLayer
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.sincos import sincos_hw
 from vidcomp.registry import PROJECTORS
 
 __all__ = ["LightQFormer", "LightQFormerConfig"]
@@ -43,6 +45,12 @@ class LightQFormerConfig(ProjectorConfig):
     """Attention heads; they divide ``dim``."""
     ff_mult: int = Field(0, ge=0)
     """Hidden features of a feed-forward after each attention, over ``dim``; 0: none."""
+    order: Literal["pre", "post"] = "post"
+    """Whether each norm stands before what is added to the latents, or after the sum."""
+    self_attention: bool = False
+    """Whether the latents of a layer read each other first."""
+    positions: bool = False
+    """Whether sines and cosines of (h, w) are added to what is compared with the latents."""
     frames_per_clip: int | None = Field(None, ge=1)
     """Frames that one set of latents reads: ``None`` all of the video, 1 each by itself; the last
     clip may be shorter."""
@@ -71,6 +79,10 @@ class LightQFormer(SetwiseProjector):
     """
 
     config: LightQFormerConfig
+    reference_names = (
+        (r"^layers\.(\d+)\.attention\.", r"attn_layers.\1."),
+        (r"^layers\.(\d+)\.norm\.", r"norm_layers.\1."),
+    )
 
     def __init__(self, config: LightQFormerConfig) -> None:
         super().__init__(config)
@@ -79,15 +91,17 @@ class LightQFormer(SetwiseProjector):
         self.proj = nn.Linear(config.dim_in, dim)
         if config.max_frames:
             self.frame_embedding = FrameEmbedding(config.max_frames, dim)
-        self.attn_layers, self.norm_layers = nn.ModuleList(), nn.ModuleList()
-        self.ff_layers, self.ff_norm_layers = nn.ModuleList(), nn.ModuleList()
-        for _ in range(config.depth):
-            self.attn_layers.append(MultiheadAttention(dim, heads=config.heads))
-            self.norm_layers.append(nn.LayerNorm(dim))
-            if config.ff_mult:
-                self.ff_layers.append(mlp(dim, dim * config.ff_mult, dim))
-                self.ff_norm_layers.append(nn.LayerNorm(dim))
-        self.output = nn.Identity() if config.dim_out == dim else nn.Linear(dim, config.dim_out)
+        self.layers = nn.ModuleList(
+            ResamplerLayer(
+                dim,
+                heads=config.heads,
+                order=config.order,
+                self_attention=config.self_attention,
+                ff_mult=config.ff_mult,
+            )
+            for _ in range(config.depth)
+        )
+        self.output = output_layer(dim, config.dim_out)
 
     @property
     def num_latents(self) -> int:
@@ -101,18 +115,17 @@ class LightQFormer(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        tokens_BND = self.proj(clips.rows)
+        value_BND = self.proj(clips.rows)
         if self.config.max_frames:
             frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
-            tokens_BND = tokens_BND + self.frame_embedding(frame_BN, length_B1)
-        latents = before = self.query_tokens.expand(len(tokens_BND), -1, -1)
-        for number, attention in enumerate(self.attn_layers):
-            before = latents
-            read_BKD = attention(latents, tokens_BND, tokens_BND, clips.mask)
-            latents = self.norm_layers[number](latents + read_BKD)
-            if self.config.ff_mult:
-                hidden = self.ff_layers[number](latents)
-                latents = self.ff_norm_layers[number](latents + hidden)
-        last = self.attn_layers[-1]
-        assert isinstance(last, MultiheadAttention)  # noqa: S101  # for the type checker
-        return self.output(latents), last.sources(before, tokens_BND, clips.mask)
+            value_BND = value_BND + self.frame_embedding(frame_BN, length_B1)
+        key_BND = value_BND
+        if self.config.positions:
+            place_BND = sincos_hw(clips.places[..., 1:], self.config.dim)
+            key_BND = value_BND + place_BND.to(value_BND.dtype)
+        latents = self.query_tokens.expand(len(value_BND), -1, -1)
+        for layer in self.layers[:-1]:
+            latents = layer(latents, key_BND, value_BND, clips.mask)
+        last = cast(ResamplerLayer, self.layers[-1])
+        latents, sources = last.read(latents, key_BND, value_BND, clips.mask)
+        return self.output(latents), sources

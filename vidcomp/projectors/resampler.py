@@ -68,7 +68,19 @@ class ResamplerLayer(nn.Module):
         """
         latents_BKD = self._latents_alone(latents_BKD)
         query_BKD = self.norm(latents_BKD) if self.pre else latents_BKD
-        latents_BKD = latents_BKD + self.attention(query_BKD, key_BND, value_BND, mask_BN)
+        read_BKD = self.attention(query_BKD, key_BND, value_BND, mask_BN)
+        return self._after(latents_BKD + read_BKD)
+
+    def read(
+        self, latents_BKD: Tensor, key_BND: Tensor, value_BND: Tensor, mask_BN: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] float32 shares of the keys in what was read."""
+        latents_BKD = self._latents_alone(latents_BKD)
+        query_BKD = self.norm(latents_BKD) if self.pre else latents_BKD
+        read_BKD, sources_BKN = self.attention.read(query_BKD, key_BND, value_BND, mask_BN)
+        return self._after(latents_BKD + read_BKD), sources_BKN
+
+    def _after(self, latents_BKD: Tensor) -> Tensor:
         out: Tensor = latents_BKD if self.pre else self.norm(latents_BKD)
         if self.feed_forward is not None and self.feed_norm is not None:
             if self.pre:
@@ -76,12 +88,6 @@ class ResamplerLayer(nn.Module):
             else:
                 out = self.feed_norm(out + self.feed_forward(out))
         return out
-
-    def sources(self, latents_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the keys in what each latent reads; rows sum to 1."""
-        latents_BKD = self._latents_alone(latents_BKD)
-        query_BKD = self.norm(latents_BKD) if self.pre else latents_BKD
-        return self.attention.sources(query_BKD, key_BND, mask_BN)
 
     def _latents_alone(self, latents_BKD: Tensor) -> Tensor:
         """[B, K, D] latents after they read each other."""

@@ -56,16 +56,26 @@ class MAB(nn.Module):
             row_BND: [B, N, dim_k].
             mask_BN: bool, True where a row is; each set needs one.  ``None``: everywhere.
         """
-        query, key, value = self.fc_q(query_BKD), self.fc_k(row_BND), self.fc_v(row_BND)
-        out = query + attend(query, key, value, mask_BN, heads=self.heads, scale=self.scale)
+        inputs = self._inputs(query_BKD, row_BND)
+        return self._after(inputs[0], attend(*inputs, mask_BN, heads=self.heads, scale=self.scale))
+
+    def read(
+        self, query_BKD: Tensor, row_BND: Tensor, mask_BN: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] float32 shares of the rows in what was read."""
+        inputs, scale = self._inputs(query_BKD, row_BND), self.scale
+        sources_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads, scale=scale)
+        read_BKE = attend(*inputs, mask_BN, heads=self.heads, scale=scale)
+        return self._after(inputs[0], read_BKE), sources_BKN
+
+    def _inputs(self, query: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.fc_q(query), self.fc_k(row), self.fc_v(row)
+
+    def _after(self, query_BKE: Tensor, read_BKE: Tensor) -> Tensor:
+        out = query_BKE + read_BKE
         out = out if self.ln0 is None else self.ln0(out)
         out = out + relu(self.fc_o(out))
         return out if self.ln1 is None else cast(Tensor, self.ln1(out))
-
-    def sources(self, query_BKD: Tensor, row_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the rows in what each query reads."""
-        query, key = self.fc_q(query_BKD), self.fc_k(row_BND)
-        return attention_shares(query, key, mask_BN, heads=self.heads, scale=self.scale)
 
 
 class SAB(nn.Module):
@@ -107,9 +117,9 @@ class PMA(nn.Module):
         """[B, K, D] of each seed."""
         return cast(Tensor, self.mab(self.S.expand(len(row_BND), -1, -1), row_BND, mask_BN))
 
-    def sources(self, row_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the rows in what each seed reads."""
-        return self.mab.sources(self.S.expand(len(row_BND), -1, -1), row_BND, mask_BN)
+    def read(self, row_BND: Tensor, mask_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] float32 shares of the rows in what was read."""
+        return self.mab.read(self.S.expand(len(row_BND), -1, -1), row_BND, mask_BN)
 
 
 @PROJECTORS.add("set_transformer")
@@ -187,8 +197,7 @@ class SetTransformer(LatentProjector):
         row_BND = self.embedded(clips)
         for block in self.enc:
             row_BND = block(row_BND, clips.mask)
-        seeds = cast(PMA, self.dec[0])
-        token_BKE = seeds(row_BND, clips.mask)
+        token_BKE, sources_BKN = cast(PMA, self.dec[0]).read(row_BND, clips.mask)
         for block in self.dec[1:]:
             token_BKE = block(token_BKE)
-        return token_BKE, seeds.sources(row_BND, clips.mask)
+        return token_BKE, sources_BKN

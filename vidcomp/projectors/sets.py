@@ -228,10 +228,18 @@ class SetwiseProjector(Projector):
 def _to_sparse(sources_CKN: Tensor, rows_CN: Tensor, num_rows: int) -> Tensor:
     """Sparse [C * K, num_rows]; entries of filled-up places (rows below 0) are left out."""
     c, k, n = sources_CKN.shape
-    real_CKN = (rows_CN >= 0)[:, None].expand(c, k, n)
-    out = torch.arange(c * k, device=rows_CN.device).view(c, k, 1).expand(c, k, n)
-    index = torch.stack([out[real_CKN], rows_CN[:, None].expand(c, k, n)[real_CKN]])
-    weights = torch.sparse_coo_tensor(
-        index, sources_CKN[real_CKN], (c * k, num_rows), check_invariants=False
+    real_CN = rows_CN >= 0
+    out_CKN = torch.arange(c * k, device=rows_CN.device).view(c, k, 1).expand(c, k, n)
+    index = torch.stack([out_CKN, rows_CN[:, None].expand(c, k, n)]).flatten(1)
+    values = sources_CKN.flatten()
+    if not bool(real_CN.all()):
+        real = real_CN[:, None].expand(c, k, n).flatten()
+        index, values = index[:, real], values[real]
+    # Rows of a set ascend, and so do sets: nothing needs to be sorted.
+    return torch.sparse_coo_tensor(
+        index,
+        values,
+        (c * k, num_rows),
+        check_invariants=False,
+        is_coalesced=True,
     )
-    return weights.coalesce()

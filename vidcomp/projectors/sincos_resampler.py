@@ -167,8 +167,7 @@ class SincosResampler(LatentProjector):
         if self.config.latent_grid is not None:
             query_KD = query_KD + self._table
         query_BKD = query_KD.expand(len(value_BND), -1, -1)
-        read_BKD = self.attn(query_BKD, key_BND, value_BND, clips.mask)
-        sources_BKN = self.attn.sources(query_BKD, key_BND, clips.mask)
+        read_BKD, sources_BKN = self.attn.read(query_BKD, key_BND, value_BND, clips.mask)
         return self.ln_post(read_BKD) @ self.proj, sources_BKN
 
     @property
