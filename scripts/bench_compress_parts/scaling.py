@@ -60,9 +60,9 @@ def bench_scale(options: argparse.Namespace) -> None:
             f"{budget} tokens at every length, in one thread. Seconds"
             f"{' of the processor' * on_cpu}: median of up to {CALLS} calls after a first one, "
             f"which meets memory that the system has not handed out yet. MiB: at the peak of the "
-            f"first, above the input, output included. Exponent: of seconds, by least squares over all lengths, "
-            f"and between the last two. Methods whose next length would not end within "
-            f"{timeout_s:g} s were stopped. {missing}",
+            f"first, above the input, output included. Exponent: of seconds, by least squares "
+            f"over all lengths, and between the last two. Methods whose next length would not "
+            f"end within {timeout_s:g} s were stopped. {missing}",
         ),
     )
 
