@@ -23,7 +23,14 @@ from vidcomp.projectors.pooling import stacked_windows
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["InternVl", "InternVlConfig", "PixelShuffle", "PixelShuffleConfig", "WindowProjector"]
+__all__ = [
+    "InternVl",
+    "InternVlConfig",
+    "PixelShuffle",
+    "PixelShuffleConfig",
+    "ShuffleConfig",
+    "WindowProjector",
+]
 
 
 class WindowProjector(GridwiseProjector):
