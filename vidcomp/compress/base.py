@@ -144,7 +144,9 @@ class Compressor(Config, ABC):
         Args:
             budget: tokens that may remain of the whole video, at least 1.
             grid_hw: height and width of the grid of every frame.
-            provenance: keep ``assign``, eight bytes a patch of the whole video.
+            provenance: keep ``assign``, which grows with the video: 8 bytes a patch where rows are
+                chosen or clustered, 32 in ``partition``, about 50 in memories that merge, and more
+                where chunks carry ``weights``; and frame extras.
 
         Raises:
             BudgetError: ``budget`` is below 1.
