@@ -3,7 +3,7 @@
 import pytest
 import torch
 from functional.test_partition import patches
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vidcomp.functional.partition_build import Cells, Rules, build_forest
@@ -23,6 +23,13 @@ def forest_of(videos, rules):
     time_price=st.sampled_from([1.0, 2.5, 0.5]),
     flat=st.booleans(),
     rounds=st.lists(st.lists(st.floats(0, 3), min_size=2, max_size=2), min_size=2, max_size=6),
+)
+@example(
+    seed=3,
+    frames=5,
+    time_price=0.5,
+    flat=True,
+    rounds=[[0.5, 2.225073858507203e-309], [0.0, 2.891211566006534e-121]],
 )
 @settings(deadline=None, max_examples=40)
 def test_plans_are_those_of_looking_anew(seed, frames, time_price, flat, rounds):

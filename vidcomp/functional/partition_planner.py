@@ -18,7 +18,7 @@ from vidcomp.functional.partition_prices import Cheapest, Plan
 __all__ = ["Planner"]
 
 _ROUNDING = 1e6
-"""Units in the last place of a price within which two plans may seem to cost the same."""
+"""Units in the last place of a cost within which two plans may seem to cost the same."""
 
 
 class _Known(NamedTuple):
@@ -67,7 +67,9 @@ def _between(known: _Known, price_BP: Tensor) -> tuple[Cheapest, Tensor]:
     above = torch.searchsorted(known.price, price_BP.contiguous())
     low, high = (i.clamp(0, num - 1) for i in (above - 1, above))
     ends = [known.price.gather(1, i) for i in (low, high)]
-    margin_BP = price_BP * (_ROUNDING * torch.finfo(price_BP.dtype).eps)
+    # Plans differ by one paid price at least: by less than a cost's rounding if prices are closer.
+    least_BP = torch.maximum(price_BP, known.best.cost.gather(1, high))
+    margin_BP = least_BP * (_ROUNDING * torch.finfo(price_BP.dtype).eps)
     inside_BP = (price_BP - ends[0] > margin_BP) & (ends[1] - price_BP > margin_BP)
     for part in known.best[1:]:
         inside_BP &= part.gather(1, low) == part.gather(1, high)

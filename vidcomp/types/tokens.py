@@ -164,7 +164,7 @@ class VideoTokens:
             ShapeError: an index is out of range, there twice, or a mask.
         """
         index = _check_index(index, len(self)).to(self.tokens.device, torch.int64)
-        keep = {name: getattr(self, name).index_select(0, index) for name in ROW_FIELDS}
+        keep = {name: _rows(getattr(self, name), index) for name in ROW_FIELDS}
         assign, weights = self.assign, self.weights
         if assign is not None:
             row = torch.full((len(self) + 1,), -1, dtype=torch.int64, device=index.device)
@@ -172,7 +172,7 @@ class VideoTokens:
             assign = row[assign]  # -1 reads the last entry, which stays -1
         if weights is not None:
             weights = torch.index_select(weights.coalesce(), 0, index).coalesce()
-        extras = {name: value.index_select(0, index) for name, value in self.extras.items()}
+        extras = {name: _rows(value, index) for name, value in self.extras.items()}
         return replace(self, **keep, assign=assign, weights=weights, extras=extras)
 
     def to(
@@ -235,6 +235,12 @@ def _check_rows(video: VideoTokens) -> None:
                 f"extra {name!r} must have {n} rows as there are {n} tokens, got "
                 f"{list(value.shape)}: give one row a token"
             )
+
+
+def _rows(value: Tensor, index: Tensor) -> Tensor:
+    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):  # index_select lacks them
+        return value[index]
+    return value.index_select(0, index)
 
 
 def _check_index(index: Tensor, num_rows: int) -> Tensor:
