@@ -19,10 +19,10 @@ from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, QueryFeatures, QueryIds, VideoTokens
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "projectors.md"
-GRID = Grid(8, 24, 24)
+GRID = Grid(4, 16, 16)
 DIM_IN, DIM_OUT = 1024, 4096
 START, END = "<!-- projectors -->\n", "<!-- end projectors -->"
-HEADER = ("name", "what it does", "tokens out", "of 4,608", "order", "input", "M weights", "GFLOP")
+HEADER = ("name", "what it does", "tokens out", "of 1,024", "order", "input", "M weights", "GFLOP")
 
 
 def page() -> str:

@@ -9,14 +9,14 @@ With the features last, 1 x 1 convolutions are matrix products and the norm of e
 PyTorch's own, without moving the maps around; other convolutions see the same memory as
 ``channels_last``.
 
-Legend: N maps, H W their cells, D C features, T frames, B videos.
+Legend: N maps, H W their cells, D C features; ``...`` are any axes, as of videos and frames.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 __all__ = [
     "Bottleneck",
@@ -26,7 +26,6 @@ __all__ = [
     "Pointwise",
     "RegStage",
     "SqueezeExcitation",
-    "framewise",
 ]
 
 _EPS = 1e-5
@@ -52,8 +51,26 @@ class Depthwise(nn.Conv2d):
         super().__init__(dim, dim, 3, stride=stride, padding=1, groups=dim, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """[N, ceil(H / stride), ceil(W / stride), D] of [N, H, W, D]."""
-        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        """[..., ceil(H / stride), ceil(W / stride), D] of [..., H, W, D]."""
+        if torch.compiler.is_compiling():
+            return self._shifted(input)
+        x_NHWD = input.flatten(0, -4)
+        out_NHWD = super().forward(x_NHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out_NHWD.reshape(*input.shape[:-3], *out_NHWD.shape[1:])
+
+    def _shifted(self, x_HWD: Tensor) -> Tensor:
+        """The same as a sum of nine products, which the compiler makes one pass of; it fails on
+        convolutions of permuted maps whose sizes vary (torch 2.13).
+        """
+        step = self.stride[0]
+        h, w = ((-(-size // step) - 1) * step + 1 for size in x_HWD.shape[-3:-1])
+        padded = pad(x_HWD, (0, 0, 1, 1, 1, 1))
+        total = torch.zeros_like(self.weight[:, 0, 0, 0]) if self.bias is None else self.bias
+        for i in range(3):
+            for j in range(3):
+                part_HWD = padded[..., i : i + h : step, j : j + w : step, :]
+                total = total + part_HWD * self.weight[:, 0, i, j]
+        return total
 
 
 class ConvNorm(nn.Module):
@@ -65,9 +82,9 @@ class ConvNorm(nn.Module):
         self.bn = nn.LayerNorm(conv.out_channels, eps=_EPS)
         self.activation = activation or nn.Identity()
 
-    def forward(self, x_NHWD: Tensor) -> Tensor:
-        """[N, H', W', C] of [N, H, W, D]."""
-        out: Tensor = self.activation(self.bn(self.conv(x_NHWD)))
+    def forward(self, x_HWD: Tensor) -> Tensor:
+        """[..., H', W', C] of [..., H, W, D]."""
+        out: Tensor = self.activation(self.bn(self.conv(x_HWD)))
         return out
 
 
@@ -81,10 +98,10 @@ class SqueezeExcitation(nn.Module):
         self.activation = activation
         self.gate = gate
 
-    def forward(self, x_NHWD: Tensor) -> Tensor:
-        """[N, H, W, D] of the same."""
-        mean_N11D = x_NHWD.mean(dim=(1, 2), keepdim=True)
-        out: Tensor = x_NHWD * self.gate(self.fc2(self.activation(self.fc1(mean_N11D))))
+    def forward(self, x_HWD: Tensor) -> Tensor:
+        """[..., H, W, D] of the same."""
+        mean_11D = x_HWD.mean(dim=(-3, -2), keepdim=True)
+        out: Tensor = x_HWD * self.gate(self.fc2(self.activation(self.fc1(mean_11D))))
         return out
 
 
@@ -106,10 +123,10 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Identity() if same else ConvNorm(Pointwise(dim_in, dim_out))
         self.activation = nn.SiLU()
 
-    def forward(self, x_NHWD: Tensor) -> Tensor:
-        """[N, H, W, C] of [N, H, W, D]."""
-        change = self.conv3(self.se(self.conv2(self.conv1(x_NHWD))))
-        out: Tensor = self.activation(change + self.downsample(x_NHWD))
+    def forward(self, x_HWD: Tensor) -> Tensor:
+        """[..., H, W, C] of [..., H, W, D]."""
+        change = self.conv3(self.se(self.conv2(self.conv1(x_HWD))))
+        out: Tensor = self.activation(change + self.downsample(x_HWD))
         return out
 
 
@@ -142,16 +159,10 @@ class InvertedResidual(nn.Module):
             nn.Sequential(Pointwise(dim, dim), nn.LayerNorm(dim, eps=_EPS)),
         )
 
-    def forward(self, x_NHWD: Tensor) -> Tensor:
-        """[N, ceil(H / stride), ceil(W / stride), D] of [N, H, W, D]."""
-        out: Tensor = self.block(x_NHWD)
-        return x_NHWD + out if self.is_residual else out
-
-
-def framewise(stage: Callable[[Tensor], Tensor], x_BTHWD: Tensor) -> Tensor:
-    """[B, T, H', W', C] of [B, T, H, W, D]: all frames of all videos in one pass of ``stage``."""
-    out_NHWC = stage(x_BTHWD.flatten(0, 1))
-    return out_NHWC.view(*x_BTHWD.shape[:2], *out_NHWC.shape[1:])
+    def forward(self, x_HWD: Tensor) -> Tensor:
+        """[N, ceil(H / stride), ceil(W / stride), D] of [..., H, W, D]."""
+        out: Tensor = self.block(x_HWD)
+        return x_HWD + out if self.is_residual else out
 
 
 def _multiple_of_8(count: int) -> int:

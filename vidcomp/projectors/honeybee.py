@@ -19,8 +19,14 @@ from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding, mlp
-from vidcomp.projectors.convs import RegStage, framewise
-from vidcomp.projectors.frame_cells import CellsPerFrame, append_to_frames, frame_cells, mean_cells
+from vidcomp.projectors.convs import RegStage
+from vidcomp.projectors.frame_cells import (
+    CellsPerFrame,
+    Count,
+    append_to_frames,
+    frame_cells,
+    mean_cells,
+)
 from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.projectors.positions import GridEmbedding
 from vidcomp.registry import PROJECTORS
@@ -49,7 +55,7 @@ class CAbstractorConfig(ProjectorConfig):
     """Linear layers of the MLP, with SiLU between them."""
     dim_hidden: int = Field(1024, ge=1)
     """Features of the convolutions (``hidden_size``)."""
-    pos_grid: tuple[int, int] | None = (16, 16)
+    pos_grid: tuple[Count, Count] | None = (16, 16)
     """Rows and columns of the learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table."""
     prenorm: bool = False
@@ -123,8 +129,8 @@ class CAbstractor(GridwiseProjector):
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
         """Positions, convolutions, means of the bins, convolutions."""
         placed_BTHWD = with_places(x_BTHWD, self.pos_emb, self.frame_emb)
-        x_BTJKC = mean_cells(framewise(self.s1, placed_BTHWD), cells)
-        return framewise(self.s2, x_BTJKC)
+        out: Tensor = self.s2(mean_cells(self.s1(placed_BTHWD), cells))
+        return out
 
     def after(self, x_ND: Tensor) -> Tensor:
         """The MLP."""

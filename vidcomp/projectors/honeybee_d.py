@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding
 from vidcomp.projectors.deformable import DeformableLayer
-from vidcomp.projectors.frame_cells import append_to_frames, mean_cells
+from vidcomp.projectors.frame_cells import Count, append_to_frames, mean_cells
 from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.projectors.honeybee import end_tokens, with_places
 from vidcomp.projectors.positions import GridEmbedding
@@ -39,7 +39,7 @@ class DAbstractorConfig(ProjectorConfig):
         checkpoint="kakaobrain/honeybee `DAbstractor`",
     )
 
-    tokens_per_frame: tuple[int, int] = (12, 12)
+    tokens_per_frame: tuple[Count, Count] = (12, 12)
     """Rows and columns of the queries of a frame (``num_queries``)."""
     dim_hidden: int = Field(1024, ge=1)
     """Features of the queries (``d_model``)."""
@@ -54,7 +54,7 @@ class DAbstractorConfig(ProjectorConfig):
     pooled: Literal["query", "tgt", "none"] = "query"
     """What the frame pooled to the grid of the queries is (``pooled_v_target``): their places
     (``query``), the queries themselves (``tgt``), or not used, both being learned."""
-    pos_grid: tuple[int, int] | None = (16, 16)
+    pos_grid: tuple[Count, Count] | None = (16, 16)
     """Rows and columns of the learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table."""
     num_eos_tokens: int = Field(0, ge=0)
@@ -69,11 +69,6 @@ class DAbstractorConfig(ProjectorConfig):
             raise ValueError(
                 f"{self.heads} heads share dim_hidden={self.dim_hidden} features equally: make it "
                 f"a multiple"
-            )
-        if min(*self.tokens_per_frame, *(self.pos_grid or (1, 1))) < 1:
-            raise ValueError(
-                f"tokens_per_frame and pos_grid are rows and columns of at least 1, got "
-                f"{self.tokens_per_frame} and {self.pos_grid}: pass e.g. [12, 12]"
             )
         return self
 

@@ -20,11 +20,14 @@ from torch import Tensor, nn
 
 from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.attention import attend, attention_shares
-from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import FrameEmbedding, untraced
+from vidcomp.projectors.base import ProjectorAbout
+from vidcomp.projectors.blocks import untraced
+from vidcomp.projectors.frame_cells import Count
 from vidcomp.projectors.honeybee import end_tokens
+from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.positions import GridEmbedding
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.sets import ClipSets
+from vidcomp.projectors.sincos import read_table
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
 
@@ -32,7 +35,7 @@ __all__ = ["AbstractorLayer", "HoneybeeResampler", "HoneybeeResamplerConfig"]
 
 
 @PROJECTORS.add("honeybee_resampler")
-class HoneybeeResamplerConfig(ProjectorConfig):
+class HoneybeeResamplerConfig(LatentConfig):
     """Latents that read each frame through gated feed-forwards (Honeybee, mPLUG-Owl)."""
 
     about = ProjectorAbout(
@@ -43,8 +46,6 @@ class HoneybeeResamplerConfig(ProjectorConfig):
         in_order=False,
     )
 
-    num_latents: int = Field(64, ge=1)
-    """Tokens out of every clip (``num_query_tokens``)."""
     depth: int = Field(6, ge=1)
     """Layers (``num_hidden_layers``)."""
     dim_hidden: int = Field(1024, ge=1)
@@ -55,16 +56,11 @@ class HoneybeeResamplerConfig(ProjectorConfig):
     """Features inside the feed-forward (``intermediate_size``)."""
     ff_eps: float = Field(1e-6, gt=0)
     """Of the norm inside the feed-forward (``layer_norm_eps``); the others have 1e-5."""
-    frames_per_clip: int | None = Field(1, ge=1)
-    """Frames that one set of latents reads; ``None``: all of the video."""
-    pos_grid: tuple[int, int] | None = None
+    pos_grid: tuple[Count, Count] | None = None
     """Rows and columns of a learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table, as in the original."""
     num_eos_tokens: int = Field(0, ge=0)
     """Learned tokens after those of each clip."""
-    max_frames: int = Field(0, ge=0)
-    """Learned embeddings of the frames of a video, which are stretched over longer ones; 0: none,
-    as in the original."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -131,7 +127,7 @@ class AbstractorLayer(nn.Module):
         return query, keys, mask
 
 
-class HoneybeeResampler(SetwiseProjector):
+class HoneybeeResampler(LatentProjector):
     """The soft provenance of a latent is the attention of the last layer, averaged over heads."""
 
     config: HoneybeeResamplerConfig
@@ -149,8 +145,6 @@ class HoneybeeResampler(SetwiseProjector):
         super().__init__(config)
         dim = config.dim_hidden
         self.pos_emb = GridEmbedding(config.pos_grid, config.dim_in) if config.pos_grid else None
-        frames = config.max_frames
-        self.frame_emb = FrameEmbedding(frames, config.dim_in) if frames else None
         self.visual_input_fc = nn.Linear(config.dim_in, dim)
         self.latents = nn.Parameter(torch.randn(1, config.num_latents, dim) * 0.02)
         self.layers = nn.ModuleList(
@@ -159,16 +153,6 @@ class HoneybeeResampler(SetwiseProjector):
         )
         self.visual_output_fc = nn.Linear(dim, config.dim_out)
         self.eos_tokens = end_tokens(config.num_eos_tokens, config.dim_out)
-
-    @property
-    def num_latents(self) -> int:
-        """As the settings say."""
-        return self.config.num_latents
-
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
 
     def num_tokens(self, grid: Grid, budget: int | None = None) -> int:
         """``num_latents`` and the last tokens of each clip."""
@@ -189,7 +173,7 @@ class HoneybeeResampler(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        clip_BNC, mask_BN = self.visual_input_fc(self._embedded(clips)), clips.mask
+        clip_BNC, mask_BN = self.visual_input_fc(self.embedded(clips)), clips.mask
         latents = before = self.latents.expand(len(clip_BNC), -1, -1)
         for layer in self.layers:
             before, latents = latents, layer(latents, clip_BNC, mask_BN)
@@ -197,17 +181,13 @@ class HoneybeeResampler(SetwiseProjector):
             sources = cast(AbstractorLayer, self.layers[-1]).sources(before, clip_BNC, mask_BN)
         return self.visual_output_fc(latents), sources
 
-    def _embedded(self, clips: ClipSets) -> Tensor:
+    def embedded(self, clips: ClipSets) -> Tensor:
         """[B, N, D] tokens with the embeddings of their place in the frame and of their frame."""
-        tokens = clips.rows
-        if self.pos_emb is not None:
-            tokens = tokens + self.pos_emb.at(clips.places[..., 1:], clips.sizes[:, 1:])
-        if self.frame_emb is not None:
-            number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
-            length_B1 = clips.sizes[:, :1]
-            frame_BN = clips.places[..., 0] + number_B1 * length_B1
-            tokens = tokens + self.frame_emb(frame_BN, count_B1 * length_B1)
-        return tokens
+        tokens = super().embedded(clips)
+        if self.pos_emb is None:
+            return tokens
+        table, places = self.pos_emb.weight[0], clips.places[..., 1:]
+        return tokens + read_table(table, self.pos_emb.grid_hw, places, clips.sizes[:, 1:])
 
     @untraced
     def _ended(self, video: VideoTokens, rows_ED: Tensor) -> VideoTokens:

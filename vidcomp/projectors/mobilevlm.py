@@ -16,7 +16,7 @@ from torch import Tensor
 from vidcomp.functional.pool import window_weights
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding, mlp
-from vidcomp.projectors.convs import Depthwise, InvertedResidual, framewise
+from vidcomp.projectors.convs import Depthwise, InvertedResidual
 from vidcomp.projectors.frame_cells import CellsPerFrame, frame_cells, mean_cells
 from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.projectors.honeybee import with_places
@@ -78,7 +78,8 @@ class Ldp(GridwiseProjector):
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:  # noqa: ARG002
         """Both blocks, all frames of all videos in one pass."""
         placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
-        return framewise(lambda x_NHWD: self.down(self.same(x_NHWD)), placed_BTHWD)
+        out: Tensor = self.down(self.same(placed_BTHWD))
+        return out
 
     def footprint(self, grid: Grid, cells: Grid) -> tuple[Tensor, Tensor, Tensor]:
         """Windows of 3 x 3 patches, every other row and column."""
@@ -143,4 +144,5 @@ class LdpV2(GridwiseProjector):
         """Means of the bins, and what the convolution adds to them."""
         placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
         x_BTJKD = mean_cells(placed_BTHWD, cells)
-        return x_BTJKD + framewise(self.peg, x_BTJKD)
+        out: Tensor = x_BTJKD + self.peg(x_BTJKD)
+        return out

@@ -1,6 +1,6 @@
 """Learned vectors for the cells of a frame, on any grid.
 
-Legend: R C rows and columns of the table, H W cells of a frame, B clips, N rows of a clip, D
+Legend: R C rows and columns of the table, H W cells of a frame, B bins along one axis, S indices, D
 features.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["GridEmbedding", "bicubic_weights"]
 
 
 def bicubic_weights(size: int, bins: int) -> Tensor:
-    """[bins, size] float64 matrix of cubic interpolation as in ``torch.nn.functional.interpolate``:
+    """[B, S] float64 matrix of cubic interpolation as in ``torch.nn.functional.interpolate``:
     a = -0.75, ``align_corners=False``, no antialiasing; rows sum to 1, entries may be negative.
     """
     centre_B = (torch.arange(bins, dtype=torch.float64) + 0.5) * size / bins - 0.5
@@ -53,34 +53,6 @@ class GridEmbedding(nn.Module):
             wide_HCD = (rows_HR @ wide.view(rows, -1)).view(h, columns, -1)
             wide_HWD = columns_WC @ wide_HCD
         return wide_HWD.to(self.weight.dtype)
-
-    def at(self, places_BN2: Tensor, sizes_B2: Tensor) -> Tensor:
-        """[B, N, D] of rows at (h, w), whole or not, linear between the cells of the table; whole
-        places on its own grid give the table itself.
-
-        Args:
-            places_BN2: float32 (h, w) of each row.
-            sizes_B2: height and width of the grid of each clip.
-        """
-        last_2 = sizes_B2.new_tensor(self.grid_hw) - 1
-        place = (places_BN2 + 0.5) * ((last_2 + 1) / sizes_B2)[:, None] - 0.5
-        place = place.clamp(min=0).minimum(last_2.float())
-        first_BN2 = place.floor().long()
-        second_BN2 = torch.minimum(first_BN2 + 1, last_2)
-        share = (place - first_BN2).to(self.weight.dtype)
-        left, right = (
-            torch.lerp(
-                self._cell(first_BN2[..., 0], column),
-                self._cell(second_BN2[..., 0], column),
-                share[..., :1],
-            )
-            for column in (first_BN2[..., 1], second_BN2[..., 1])
-        )
-        return torch.lerp(left, right, share[..., 1:])
-
-    def _cell(self, row_BN: Tensor, column_BN: Tensor) -> Tensor:
-        """[B, N, D] of whole rows and columns of the table."""
-        return self.weight[0, row_BN * self.grid_hw[1] + column_BN]
 
 
 @untraced
