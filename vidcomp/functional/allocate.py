@@ -90,11 +90,9 @@ def top_of_each_closely(
     if error == 0:
         return top_of_each(rough_N, part_N, share_T)
     num_parts = len(share_T)
-    order_N, first_T = _best_first(rough_N, part_N, num_parts)
-    size_T = _sizes(part_N, num_parts)
     # The last that is kept by exact scores is within one error of the last by rough ones.
-    last_T = real(rough_N)[order_N[(first_T + share_T - 1).clamp(0, max(0, len(order_N) - 1))]]
-    last_T = last_T.masked_fill(share_T == 0, torch.inf).masked_fill(share_T == size_T, -torch.inf)
+    last_T = _last_kept(real(rough_N), part_N, share_T).masked_fill(share_T == 0, torch.inf)
+    last_T = last_T.masked_fill(share_T == _sizes(part_N, num_parts), -torch.inf)
     above_N = (real(rough_N) - last_T[part_N]).nan_to_num(nan=0.0)  # both infinite: equal
     sure_N = above_N > 2 * error
     open_N = (above_N.abs() <= 2 * error).nonzero().squeeze(1)
@@ -120,6 +118,16 @@ def _best_first(score_N: Tensor, part_N: Tensor, num_parts: int) -> tuple[Tensor
         return (order_TP + first_T[:, None]).flatten(), first_T
     order_N = real(score_N).argsort(descending=True, stable=True)
     return order_N[part_N[order_N].argsort(stable=True)], first_T
+
+
+def _last_kept(score_N: Tensor, part_N: Tensor, share_T: Tensor) -> Tensor:
+    """[T] lowest of the scores that stay; of a part of which none stays, any score."""
+    most = int(share_T.max()) if len(share_T) else 0
+    if most and _are_rows(part_N, len(share_T)):
+        best_TK = score_N.view(len(share_T), -1).topk(most, dim=1).values
+        return best_TK.gather(1, (share_T - 1).clamp(min=0)[:, None]).squeeze(1)
+    order_N, first_T = _best_first(score_N, part_N, len(share_T))
+    return score_N[order_N[(first_T + share_T - 1).clamp(0, max(0, len(order_N) - 1))]]
 
 
 def _are_rows(part_N: Tensor, num_parts: int) -> bool:

@@ -20,7 +20,7 @@ from vidcomp.functional.similarity import best_match, cosine, paired_cosine, uni
 
 __all__ = ["most_similar", "near_rows", "nearest", "rough_cosine"]
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
 _PRODUCTS = 1 << 20
 """Products that are held at a time."""
@@ -51,19 +51,37 @@ def rough_cosine(x_ND: Tensor, row_J: Tensor, other_J: Tensor) -> tuple[Tensor, 
     if not _is_narrow(x_ND):
         return paired_cosine(x_ND, x_ND, row_J, other_J), 0.0
     rows = max(1, _BLOCK // max(1, x_ND.shape[1]))
-    parts = [torch.linalg.vector_norm(part.float(), dim=-1) for part in torch.split(x_ND, rows)]
-    norm_N = torch.cat(parts)
-    cosine_J = torch.empty(len(row_J))
+    cosine_J, norm_J = torch.empty(len(row_J)), torch.empty(len(row_J))
+    product_PD = torch.empty(rows, x_ND.shape[1])
     for pairs, x_PD, y_PD in _pairs(x_ND, row_J, other_J, rows):
-        cosine_J[pairs] = (x_PD.float() * y_PD.float()).sum(dim=-1)
-    cosine_J /= norm_N[row_J] * norm_N[other_J]
-    safe_N = (norm_N > _LEAST) & (norm_N < _LARGEST)
-    if not bool(safe_N.all()):
-        again = (~(safe_N[row_J] & safe_N[other_J])).nonzero().squeeze(1)
+        x_PD = x_PD.float()
+        torch.linalg.vector_norm(x_PD, dim=-1, out=norm_J[pairs])
+        torch.mul(x_PD, y_PD.float(), out=product_PD[: len(x_PD)])
+        torch.sum(product_PD[: len(x_PD)], dim=-1, out=cosine_J[pairs])
+    norm_N = _norms(x_ND, row_J, norm_J, other_J)
+    other_norm_J = norm_N[other_J]
+    cosine_J /= norm_J * other_norm_J
+    least_J, most_J = torch.minimum(norm_J, other_norm_J), torch.maximum(norm_J, other_norm_J)
+    safe_J = (least_J > _LEAST) & (most_J < _LARGEST)
+    if not bool(safe_J.all()):
+        again = (~safe_J).nonzero().squeeze(1)
         cosine_J[again] = paired_cosine(x_ND, x_ND, row_J[again], other_J[again])
-    # torch adds up in at least eight partial sums: a term takes part in so many roundings at most.
-    # The product has its error and half of that of each square; some are left for all else.
-    return cosine_J, 2 * (x_ND.shape[1] / 8 + 64) * _EPSILON
+    # torch adds up products in 16 partial sums at least, and squares in 4, half of whose error is
+    # that of a length: a term takes part in so many roundings at most.  Some more for all else.
+    return cosine_J, (5 / 16 * x_ND.shape[1] + 32) * _EPSILON
+
+
+def _norms(x_ND: Tensor, row_J: Tensor, norm_J: Tensor, other_J: Tensor) -> Tensor:
+    """[N] float32 lengths of the rows of the pairs, of which some are known."""
+    norm_N = torch.full((len(x_ND),), torch.nan)
+    norm_N[row_J] = norm_J
+    is_missing_N = torch.zeros(len(x_ND), dtype=torch.bool).index_fill_(0, other_J, value=True)
+    is_missing_N[row_J] = False
+    missing = is_missing_N.nonzero().squeeze(1)
+    for part in torch.split(missing, max(1, _BLOCK // max(1, x_ND.shape[1]))):
+        rows_PD = x_ND.index_select(0, part).float()
+        norm_N[part] = torch.linalg.vector_norm(rows_PD, dim=-1)
+    return norm_N
 
 
 def nearest(x_ND: Tensor, y_MD: Tensor, row_J: Tensor | None = None) -> Tensor:

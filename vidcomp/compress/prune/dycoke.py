@@ -41,8 +41,10 @@ class _Compared(NamedTuple):
     def news(self, row_J: Tensor) -> Tensor:
         """[J] float32 one minus the cosine; infinite where there is nothing to compare with."""
         other_J = self.other[row_J]
-        news_J = 1 - paired_cosine(self.features, self.features, row_J, other_J.clamp(min=0))
-        news_J[other_J < 0] = torch.inf
+        news_J = torch.full(other_J.shape, torch.inf, device=other_J.device)
+        found = (other_J >= 0).nonzero().squeeze(1)
+        named = (row_J[found], other_J[found])
+        news_J[found] = 1 - paired_cosine(self.features, self.features, *named)
         if self.mean is not None:
             first = (self.frame[row_J] == 0).nonzero().squeeze(1)
             none = torch.zeros_like(first)
@@ -128,7 +130,7 @@ class Dycoke(Prune):
         mean_1D = None
         if self.exact:
             first = (frame_N == 0).nonzero().squeeze(1)
-            mean_1D = frame_means(x_ND[first], video.mass[first], frame_N[first])
+            mean_1D = frame_means(x_ND.index_select(0, first), video.mass[first], frame_N[first])
         return _Compared(x_ND, frame_N, other_N, mean_1D)
 
     def _keep(self, compared: _Compared, video: VideoTokens, budget: int) -> Tensor:
