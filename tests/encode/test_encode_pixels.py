@@ -132,7 +132,7 @@ def test_naflex_keeps_the_aspect_within_the_limit(tiny):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 32, "resample": 1}, "filter 1"),
+        ({"size": 32, "resample": 4}, "filter 4"),
         ({"size": {"shortest_edge": 32}, "resample": 2}, "no resize policy does"),
         ({"size": {"height": 32, "width": 32}, "resample": 2, **CROP}, "no resize policy does"),
         ({"resample": 2}, "no resize policy does"),

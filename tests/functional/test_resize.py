@@ -50,7 +50,7 @@ def has_ties(old, new):
     height=sides,
     width=sides,
     new=st.tuples(sides, sides),
-    interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos", "nearest"]),
     hard=st.booleans(),
     seed=st.integers(0, 99),
 )
@@ -227,7 +227,7 @@ def test_smart_budget_of_a_video():
     width=sides,
     mode=st.sampled_from(["stretch", "crop", "letterbox", "smart", "none"]),
     num_frames=st.integers(0, 3),
-    interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos", "nearest"]),
 )
 def test_every_policy_gives_the_size_it_tells_and_leaves_the_input_alone(
     height, width, mode, num_frames, interpolation
@@ -376,7 +376,15 @@ def test_other_devices_take_a_float_path_within_one_level():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     data = pictures(135, 241)
-    for interpolation in ("bilinear", "bicubic", "nearest"):
+    for interpolation in ("bilinear", "bicubic", "lanczos", "nearest"):
         policy = Resize(interpolation=interpolation)
         there, _ = resize_frames(data.cuda(), policy)
         assert max_difference(there.cpu(), resize_frames(data, policy)[0]) <= 1
+
+
+def test_lanczos_without_its_wide_filter_or_its_torch_is_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="choose bicubic"):
+        Resize(interpolation="lanczos", antialias=False)
+    monkeypatch.delattr(torch._C._nn, "_upsample_lanczos2d_aa")
+    with pytest.raises(ConfigError, match="update it, or choose bicubic"):
+        Resize(interpolation="lanczos")

@@ -19,8 +19,9 @@ from vidcomp.functional.resize import Resize
 
 __all__ = ["Normalize", "read_processor", "resize_of", "with_mean_fill"]
 
-_FILTERS: dict[int, Literal["nearest", "bilinear", "bicubic"]] = {
+_FILTERS: dict[int, Literal["nearest", "lanczos", "bilinear", "bicubic"]] = {
     0: "nearest",
+    1: "lanczos",
     2: "bilinear",
     3: "bicubic",
 }
@@ -163,7 +164,9 @@ def with_mean_fill(resize: Resize, normalize: Normalize) -> Resize:
     return resize.model_copy(update={"fill": normalize.neutral})
 
 
-def _interpolation(processor: Mapping[str, Any]) -> Literal["nearest", "bilinear", "bicubic"]:
+def _interpolation(
+    processor: Mapping[str, Any],
+) -> Literal["nearest", "lanczos", "bilinear", "bicubic"]:
     number = processor.get("resample")
     if number is None or int(number) not in _FILTERS:
         raise ConfigError(

@@ -34,7 +34,7 @@ from vidcomp.errors import ShapeError
 
 __all__ = ["Resize", "resize_frames", "smart_max_pixels", "target_size"]
 
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Box = tuple[int, int, int, int]
 
 _MAX_ASPECT = 200
@@ -52,7 +52,8 @@ class Resize(Config):
     width: int = Field(224, ge=1)
     """Pixels (not used by ``smart`` and ``none``)."""
     interpolation: Interpolation = "bilinear"
-    """``nearest`` takes the pixel under the centre, as Pillow does."""
+    """``nearest`` takes the pixel under the centre, as Pillow does; ``lanczos`` always antialiases
+    and needs torch 2.13."""
     antialias: bool = True
     """Widen the filter when shrinking, as Pillow and transformers do; pytorchvideo does not."""
     short_side: int | None = Field(None, ge=1)
@@ -81,6 +82,8 @@ class Resize(Config):
                     f"a crop of {self.height} x {self.width} needs a short side of at least "
                     f"{largest}, got short_side={self.short_side}: raise it or leave it out"
                 )
+        if self.interpolation == "lanczos":
+            self._check_lanczos()
         if self.mode == "smart" and self.max_pixels < max(self.min_pixels, self.factor**2):
             raise ValueError(
                 f"smart resize needs max_pixels of at least min_pixels={self.min_pixels} and "
@@ -91,6 +94,17 @@ class Resize(Config):
                 f"fill is one value of 0..255 a channel, got {self.fill}: give grey levels"
             )
         return self
+
+    def _check_lanczos(self) -> None:
+        if not self.antialias:
+            raise ValueError(
+                "lanczos widens its filter when shrinking, got antialias=False: leave that out, or "
+                "choose bicubic"
+            )
+        if not hasattr(torch._C._nn, "_upsample_lanczos2d_aa"):
+            raise ValueError(
+                f"lanczos needs torch 2.13, got {torch.__version__}: update it, or choose bicubic"
+            )
 
 
 def target_size(height: int, width: int, policy: Resize) -> tuple[int, int]:
@@ -232,7 +246,7 @@ def _interpolate(data: Tensor, size: tuple[int, int], policy: Resize) -> Tensor:
         return data
     if policy.interpolation == "nearest":
         return _take_nearest(data, size)
-    if policy.interpolation == "bicubic" and policy.antialias:
+    if policy.interpolation in ("bicubic", "lanczos") and policy.antialias:
         between = (size[0], data.shape[3])
         if _rows_first(data.shape[2], data.shape[3], *size) and size != between:
             data = _filter(data, between, policy)
@@ -251,8 +265,8 @@ def _take_nearest(data: Tensor, size: tuple[int, int]) -> Tensor:
 def _rows_first(height: int, width: int, new_height: int, new_width: int) -> bool:
     """Whether Pillow (13, 2026) filters along the height before the width; else it is the reverse.
 
-    The order shows where bicubic overshoots black or white and the first pass clips it: by up to
-    30 grey levels beside hard edges.  Bilinear never overshoots.
+    The order shows where bicubic or Lanczos overshoots black or white and the first pass clips it:
+    by up to 30 (55) grey levels beside hard edges.  Bilinear never overshoots.
     """
     return 0 < height - new_height > 2 * (width - new_width)
 
@@ -262,6 +276,8 @@ def _filter(data: Tensor, size: tuple[int, int], policy: Resize) -> Tensor:
     mode, antialias = policy.interpolation, policy.antialias
     if data.device.type == "cpu":
         return F.interpolate(data, size=size, mode=mode, antialias=antialias)
+    if mode == "lanczos":  # torch has it on the CPU only
+        return _filter(data.cpu(), size, policy).to(data.device)
     # Other devices have no uint8 kernel.
     result = F.interpolate(data.float(), size=size, mode=mode, antialias=antialias)
     return result.round_().clamp_(0, 255).to(torch.uint8)
