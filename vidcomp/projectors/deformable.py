@@ -4,12 +4,11 @@ Deformable DETR: Deformable Transformers for End-to-End Object Detection, 2020,
 https://arxiv.org/abs/2010.04159.  Names and shapes of the parameters are those of transformers'
 ``DeformableDetrDecoderLayer``.
 
-Legend: B videos or frames, M queries, H heads, L maps, P places that a head reads in a map, Y X
-cells of a map, D features, E features of a head.
+Legend: B maps, M queries, H heads, P places that a head reads in a map, Y X cells of a map, D
+features, E features of a head.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,42 +21,37 @@ __all__ = ["DeformableAttention", "DeformableLayer", "SelfAttention"]
 
 
 class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention; places outside of a map read zeros.
+    """Deformable attention to one map; places outside of it read zeros.
 
     Args:
         dim: D.
         heads: H, a divisor of ``dim``.
         points: P.
-        levels: L.
     """
 
-    def __init__(self, dim: int, *, heads: int, points: int, levels: int = 1) -> None:
+    def __init__(self, dim: int, *, heads: int, points: int) -> None:
         super().__init__()
-        self.heads, self.points, self.levels = heads, points, levels
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.heads, self.points = heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
         self._start()
 
-    def forward(self, query_BMD: Tensor, maps_BYXD: Sequence[Tensor], points_BM2: Tensor) -> Tensor:
+    def forward(self, query_BMD: Tensor, map_BYXD: Tensor, points_BM2: Tensor) -> Tensor:
         """[B, M, D] what the queries read.
 
         Args:
             query_BMD: any float type; places are computed in float32 or better.
-            maps_BYXD: L maps of any sizes.
-            points_BM2: (x, y) around which each query looks, 0 and 1 being the borders of a map.
+            map_BYXD: any height and width.
+            points_BM2: (x, y) around which each query looks, 0 and 1 being the borders of the map.
         """
-        b, m, _ = query_BMD.shape
-        kind = (b, m, self.heads, self.levels, self.points)
-        offset = real(self.sampling_offsets(query_BMD)).view(*kind, 2)
-        share = real(self.attention_weights(query_BMD)).view(*kind[:3], -1).softmax(-1).view(kind)
-        point = real(points_BM2)[:, :, None, None]
-        read = [
-            _read(real(self._values(map_BYXD)), point, offset[:, :, :, i], share[:, :, :, i])
-            for i, map_BYXD in enumerate(maps_BYXD)
-        ]
-        out: Tensor = self.output_proj(torch.stack(read).sum(dim=0).to(query_BMD.dtype))
+        kind = (*query_BMD.shape[:2], self.heads, self.points)
+        offset_BMHP2 = real(self.sampling_offsets(query_BMD)).view(*kind, 2)
+        share_BMHP = real(self.attention_weights(query_BMD)).view(kind).softmax(-1)
+        point_BM112 = real(points_BM2)[:, :, None, None]
+        read_BMD = _read(real(self._values(map_BYXD)), point_BM112, offset_BMHP2, share_BMHP)
+        out: Tensor = self.output_proj(read_BMD.to(query_BMD.dtype))
         return out
 
     def _values(self, map_BYXD: Tensor) -> Tensor:
@@ -73,7 +67,7 @@ class DeformableAttention(nn.Module):
         direction_H2 = torch.stack([angle_H.cos(), angle_H.sin()], dim=-1)
         direction_H2 = direction_H2 / direction_H2.abs().amax(dim=-1, keepdim=True)
         step_P = torch.arange(1, self.points + 1)
-        start = (direction_H2[:, None, None] * step_P[:, None]).expand(-1, self.levels, -1, -1)
+        start = direction_H2[:, None] * step_P[:, None]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(start.flatten())
         for layer in (self.sampling_offsets, self.attention_weights):
@@ -104,39 +98,38 @@ class SelfAttention(nn.Module):
 
 
 class DeformableLayer(nn.Module):
-    """Queries read themselves, then maps, then a feed-forward with ReLU; each is added and normed.
+    """Queries read themselves, then the map, then a feed-forward; each is added and normed.
 
     Args:
         dim: D.
         heads: of both attentions.
         points: see ``DeformableAttention``.
         dim_ff: features inside the feed-forward.
-        levels: see ``DeformableAttention``.
     """
 
-    def __init__(self, dim: int, *, heads: int, points: int, dim_ff: int, levels: int = 1) -> None:
+    def __init__(self, dim: int, *, heads: int, points: int, dim_ff: int) -> None:
         super().__init__()
         self.self_attn = SelfAttention(dim, heads=heads)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.encoder_attn = DeformableAttention(dim, heads=heads, points=points, levels=levels)
+        self.encoder_attn = DeformableAttention(dim, heads=heads, points=points)
         self.encoder_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, dim_ff)
         self.fc2 = nn.Linear(dim_ff, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(
-        self, x_BMD: Tensor, place_BMD: Tensor, maps_BYXD: Sequence[Tensor], points_BM2: Tensor
+        self, x_BMD: Tensor, place_BMD: Tensor, map_BYXD: Tensor, points_BM2: Tensor
     ) -> Tensor:
         """[B, M, D] new queries.
 
         Args:
             x_BMD: queries.
             place_BMD: added to them wherever they look for something.
-            maps_BYXD: as in ``DeformableAttention``.
+            map_BYXD: as in ``DeformableAttention``.
             points_BM2: as in ``DeformableAttention``.
         """
         x_BMD = self.self_attn_layer_norm(x_BMD + self.self_attn(x_BMD, place_BMD))
-        read_BMD = self.encoder_attn(x_BMD + place_BMD, maps_BYXD, points_BM2)
+        read_BMD = self.encoder_attn(x_BMD + place_BMD, map_BYXD, points_BM2)
         x_BMD = self.encoder_attn_layer_norm(x_BMD + read_BMD)
         out: Tensor = self.final_layer_norm(x_BMD + self.fc2(self.fc1(x_BMD).relu()))
         return out

@@ -129,7 +129,7 @@ class DAbstractor(GridwiseProjector):
         x_BMD, place_BMD = self._starts(placed_BTHWD, cells)
         points_BM2 = self.reference_points.expand(len(frames_BHWD), -1, -1)
         for layer in self.layers:
-            x_BMD = layer(x_BMD, place_BMD, [frames_BHWD], points_BM2)
+            x_BMD = layer(x_BMD, place_BMD, frames_BHWD, points_BM2)
         return x_BMD.view(*x_BTHWD.shape[:2], cells.h, cells.w, -1)
 
     def after(self, x_ND: Tensor) -> Tensor:
