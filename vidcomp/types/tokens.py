@@ -164,7 +164,7 @@ class VideoTokens:
             ShapeError: an index is out of range, there twice, or a mask.
         """
         index = _check_index(index, len(self)).to(self.tokens.device, torch.int64)
-        keep = {name: _rows(getattr(self, name), index) for name in ROW_FIELDS}
+        keep: dict[str, Any] = {name: _rows(getattr(self, name), index) for name in ROW_FIELDS}
         assign, weights = self.assign, self.weights
         if assign is not None:
             row = torch.full((len(self) + 1,), -1, dtype=torch.int64, device=index.device)
