@@ -11,7 +11,7 @@ from projector_cases import dense, pruned
 
 from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.projectors.mqt import MQT
-from vidcomp.projectors.sincos import read_table
+from vidcomp.projectors.positions import read_table
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, TokenBatch
 

@@ -190,9 +190,11 @@ def test_accelerators_pool_by_matrices_of_the_same_means(
     torch.testing.assert_close(by_matrix, pooling.between_cells(x, cells), **CLOSE)
 
 
-@pytest.mark.parametrize(
-    "pool", [pooling.mean_windows, pooling.largest_windows, pooling.stacked_windows]
-)
+def mean_squares(x: Tensor, size: int) -> Tensor:
+    return pooling.mean_windows(x, (1, size, size))
+
+
+@pytest.mark.parametrize("pool", [mean_squares, pooling.largest_windows, pooling.stacked_windows])
 def test_pools_keep_the_type_and_the_input(pool) -> None:
     x = torch.randn(2, 3, 4, 6, 5).bfloat16()
     before = x.clone()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from oracles.resamplers import slow_sines, slow_sines_hw
 from torch.nn.functional import interpolate
 
-from vidcomp.projectors.sincos import fourier, grid_table, read_table, sincos, sincos_hw
+from vidcomp.projectors.positions import read_table
+from vidcomp.projectors.sincos import fourier, grid_table, sincos, sincos_hw
 
 few = settings(deadline=None, max_examples=25)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

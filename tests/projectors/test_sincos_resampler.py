@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidcomp.errors import ConfigError
 from vidcomp.functional.merge import merge
-from vidcomp.projectors.sincos import read_table
+from vidcomp.projectors.positions import read_table
 from vidcomp.projectors.sincos_resampler import SincosResampler, frame_starts
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, TokenBatch, VideoTokens

@@ -1,7 +1,6 @@
-"""How many cells a frame is pooled to, the pooling, and tokens that are added to each frame.
+"""How many cells a frame is pooled to, and tokens that are added to each frame or clip.
 
-Legend: B videos, T frames, H W patches of a frame, J K cells of a frame, D features, E tokens added
-to a frame.
+Legend: N tokens of a video, D features, E tokens added to a frame or clip.
 """
 
 import math
@@ -9,17 +8,15 @@ from typing import Annotated
 
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidcomp.errors import BudgetError
 from vidcomp.functional.grids import fit_grid
-from vidcomp.functional.pool import adaptive_weights
-from vidcomp.functional.reduce import real
 from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.blocks import untraced
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["CellsPerFrame", "Count", "append_to_frames", "factored", "frame_cells", "mean_cells"]
+__all__ = ["CellsPerFrame", "Count", "append_to_parts", "end_tokens", "factored", "frame_cells"]
 
 
 def _check(value: object) -> object:
@@ -78,35 +75,23 @@ def factored(count: int, aspect: float) -> tuple[int, int]:
     return height, count // height
 
 
-def mean_cells(x_BTHWD: Tensor, cells: Grid) -> Tensor:
-    """[B, T, J, K, D] means of the bins of PyTorch's adaptive pooling, in float32 or better."""
-    b, t, h, _, d = x_BTHWD.shape
-    wide_BTHWD = real(x_BTHWD)
-    rows_JH, columns_KW = _bins(x_BTHWD, cells)
-    with torch.autocast(x_BTHWD.device.type, enabled=False):  # means stay means in half
-        x_BTHKD = columns_KW @ wide_BTHWD
-        x_BTJX = rows_JH @ x_BTHKD.view(b, t, h, -1)
-    return x_BTJX.view(b, t, cells.h, cells.w, d).to(x_BTHWD.dtype)
+def end_tokens(count: int, dim: int) -> nn.Parameter | None:
+    """[1, count, dim] learned rows that end a frame or clip, or ``None`` if there are none."""
+    if not count:
+        return None
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02))
 
 
 @untraced
-def _bins(x_BTHWD: Tensor, cells: Grid) -> tuple[Tensor, Tensor]:
-    """[J, H] and [K, W] pooling matrices for float32 or better."""
-    like = real(x_BTHWD.new_empty(0))
-    _, _, h, w, _ = x_BTHWD.shape
-    return adaptive_weights(h, cells.h).to(like), adaptive_weights(w, cells.w).to(like)
-
-
-@untraced
-def append_to_frames(video: VideoTokens, num_frames: int, rows_ED: Tensor) -> VideoTokens:
-    """The same tokens with E structural rows after those of each frame.
+def append_to_parts(video: VideoTokens, num_parts: int, rows_ED: Tensor) -> VideoTokens:
+    """The same tokens with E structural rows after those of each frame or clip.
 
     Args:
-        video: N tokens, equally many of each frame and frame by frame.
-        num_frames: T.
+        video: N tokens, equally many of each part and part by part.
+        num_parts: frames or clips.
         rows_ED: the rows to add, in the type of the video's tokens.
     """
-    count = len(video) // num_frames
-    last_T = torch.arange(1, num_frames + 1, device=video.tokens.device) * count - 1
-    rows = rows_ED.expand(num_frames, -1, -1).flatten(0, 1)
-    return insert_rows(video, rows, last_T.repeat_interleave(len(rows_ED)))
+    count = len(video) // num_parts
+    last = torch.arange(1, num_parts + 1, device=video.tokens.device) * count - 1
+    rows = rows_ED.expand(num_parts, -1, -1).flatten(0, 1)
+    return insert_rows(video, rows, last.repeat_interleave(len(rows_ED)))

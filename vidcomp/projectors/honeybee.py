@@ -13,7 +13,6 @@ features.
 from collections.abc import Mapping
 from typing import Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,16 +22,17 @@ from vidcomp.projectors.convs import RegStage
 from vidcomp.projectors.frame_cells import (
     CellsPerFrame,
     Count,
-    append_to_frames,
+    append_to_parts,
+    end_tokens,
     frame_cells,
-    mean_cells,
 )
 from vidcomp.projectors.gridwise import GridwiseProjector
-from vidcomp.projectors.positions import GridEmbedding
+from vidcomp.projectors.pooling import mean_cells
+from vidcomp.projectors.positions import GridEmbedding, embedded_maps
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["CAbstractor", "CAbstractorConfig", "end_tokens", "with_places"]
+__all__ = ["CAbstractor", "CAbstractorConfig"]
 
 
 @PROJECTORS.add("c_abstractor")
@@ -128,7 +128,7 @@ class CAbstractor(GridwiseProjector):
 
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
         """Positions, convolutions, means of the bins, convolutions."""
-        placed_BTHWD = with_places(x_BTHWD, self.pos_emb, self.frame_emb)
+        placed_BTHWD = embedded_maps(x_BTHWD, self.pos_emb, self.frame_emb)
         out: Tensor = self.s2(mean_cells(self.s1(placed_BTHWD), cells))
         return out
 
@@ -141,24 +141,4 @@ class CAbstractor(GridwiseProjector):
         """The last tokens of each frame."""
         if self.eos_tokens is None:
             return video
-        return append_to_frames(video, cells.t, self.eos_tokens[0])
-
-
-def end_tokens(count: int, dim: int) -> nn.Parameter | None:
-    """[1, count, dim] learned tokens that end a frame, or ``None`` if there are none."""
-    if not count:
-        return None
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02))
-
-
-def with_places(
-    x_BTHWD: Tensor, cell_table: GridEmbedding | None, frame_table: FrameEmbedding | None
-) -> Tensor:
-    """Patches with the embeddings of their place in the frame and of their frame, if any."""
-    _, t, h, w, _ = x_BTHWD.shape
-    if cell_table is not None:
-        x_BTHWD = x_BTHWD + cell_table(h, w)
-    if frame_table is not None:
-        frame_T = torch.arange(t, device=x_BTHWD.device)
-        x_BTHWD = x_BTHWD + frame_table(frame_T, t)[:, None, None]
-    return x_BTHWD
+        return append_to_parts(video, cells.t, self.eos_tokens[0])

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding
 from vidcomp.projectors.deformable import DeformableLayer
-from vidcomp.projectors.frame_cells import Count, append_to_frames, mean_cells
+from vidcomp.projectors.frame_cells import Count, append_to_parts, end_tokens
 from vidcomp.projectors.gridwise import GridwiseProjector
-from vidcomp.projectors.honeybee import end_tokens, with_places
-from vidcomp.projectors.positions import GridEmbedding
+from vidcomp.projectors.pooling import mean_cells
+from vidcomp.projectors.positions import GridEmbedding, embedded_maps
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, VideoTokens
 
@@ -124,7 +124,7 @@ class DAbstractor(GridwiseProjector):
 
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
         """Layer after layer, all frames of all videos in one pass."""
-        placed_BTHWD = with_places(x_BTHWD, self.pos_emb, self.frame_emb)
+        placed_BTHWD = embedded_maps(x_BTHWD, self.pos_emb, self.frame_emb)
         frames_BHWD = placed_BTHWD.flatten(0, 1)
         x_BMD, place_BMD = self._starts(placed_BTHWD, cells)
         points_BM2 = self.reference_points.expand(len(frames_BHWD), -1, -1)
@@ -141,7 +141,7 @@ class DAbstractor(GridwiseProjector):
         """The last tokens of each frame."""
         if self.eos_tokens is None:
             return video
-        return append_to_frames(video, cells.t, self.output_proj(self.eos_tokens[0]))
+        return append_to_parts(video, cells.t, self.output_proj(self.eos_tokens[0]))
 
     def _starts(self, x_BTHWD: Tensor, cells: Grid) -> tuple[Tensor, Tensor]:
         """[B * T, M, D] the queries before the first layer, and their places."""

@@ -18,16 +18,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.attention import attend, attention_shares
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.blocks import untraced
-from vidcomp.projectors.frame_cells import Count
-from vidcomp.projectors.honeybee import end_tokens
+from vidcomp.projectors.frame_cells import Count, append_to_parts, end_tokens
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.positions import GridEmbedding
 from vidcomp.projectors.sets import ClipSets
-from vidcomp.projectors.sincos import read_table
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
 
@@ -169,7 +165,8 @@ class HoneybeeResampler(LatentProjector):
         results = super().project(videos, budgets, queries)
         if self.eos_tokens is None:
             return results
-        return [self._ended(video, self.eos_tokens[0]) for video in results]
+        ends = self.eos_tokens[0]
+        return [append_to_parts(v, len(v) // self.num_latents, ends) for v in results]
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
@@ -186,14 +183,4 @@ class HoneybeeResampler(LatentProjector):
         tokens = super().embedded(clips)
         if self.pos_emb is None:
             return tokens
-        table, places = self.pos_emb.weight[0], clips.places[..., 1:]
-        return tokens + read_table(table, self.pos_emb.grid_hw, places, clips.sizes[:, 1:])
-
-    @untraced
-    def _ended(self, video: VideoTokens, rows_ED: Tensor) -> VideoTokens:
-        """The last tokens after every ``num_latents`` rows."""
-        num_clips = len(video) // self.num_latents
-        last = torch.arange(1, num_clips + 1, device=video.tokens.device) * self.num_latents - 1
-        return insert_rows(
-            video, rows_ED.repeat(num_clips, 1), last.repeat_interleave(len(rows_ED))
-        )
+        return tokens + self.pos_emb.at(clips.places[..., 1:], clips.sizes[:, 1:])

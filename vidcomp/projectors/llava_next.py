@@ -149,7 +149,7 @@ class LlavaNext(PooledProjector):
         size, largest = self._window(grid, cells), self.config.pool == "max"
         if size is None:
             return (largest_cells if largest else mean_cells)(x_BTHWD, cells)
-        return (largest_windows if largest else mean_windows)(x_BTHWD, size)
+        return largest_windows(x_BTHWD, size) if largest else mean_windows(x_BTHWD, (1, size, size))
 
     def footprint(self, grid: Grid, cells: Grid) -> tuple[Tensor, Tensor, Tensor]:
         """What a cell is made of: of the largest value, all that it is chosen from."""

@@ -17,9 +17,10 @@ from vidcomp.functional.pool import window_weights
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding, mlp
 from vidcomp.projectors.convs import Depthwise, InvertedResidual
-from vidcomp.projectors.frame_cells import CellsPerFrame, frame_cells, mean_cells
+from vidcomp.projectors.frame_cells import CellsPerFrame, frame_cells
 from vidcomp.projectors.gridwise import GridwiseProjector
-from vidcomp.projectors.honeybee import with_places
+from vidcomp.projectors.pooling import mean_cells
+from vidcomp.projectors.positions import embedded_maps
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid
 
@@ -77,7 +78,7 @@ class Ldp(GridwiseProjector):
 
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:  # noqa: ARG002
         """Both blocks, all frames of all videos in one pass."""
-        placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
+        placed_BTHWD = embedded_maps(x_BTHWD, None, self.frame_emb)
         out: Tensor = self.down(self.same(placed_BTHWD))
         return out
 
@@ -142,7 +143,7 @@ class LdpV2(GridwiseProjector):
 
     def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
         """Means of the bins, and what the convolution adds to them."""
-        placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
+        placed_BTHWD = embedded_maps(x_BTHWD, None, self.frame_emb)
         x_BTJKD = mean_cells(placed_BTHWD, cells)
         out: Tensor = x_BTJKD + self.peg(x_BTJKD)
         return out

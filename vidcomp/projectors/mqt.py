@@ -20,8 +20,9 @@ from vidcomp.projectors.attention import MultiheadAttention
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import untraced
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
+from vidcomp.projectors.positions import read_table
 from vidcomp.projectors.sets import ClipSets
-from vidcomp.projectors.sincos import grid_table, read_table
+from vidcomp.projectors.sincos import grid_table
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid
 

@@ -19,7 +19,7 @@ from vidcomp.projectors.attention import attend, attention_shares
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import mlp
 from vidcomp.projectors.latents import LatentConfig, LatentProjector, output_layer
-from vidcomp.projectors.perceiver_parts import dim_with_places, with_places
+from vidcomp.projectors.perceiver_parts import dim_with_fourier, with_fourier
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
@@ -74,7 +74,7 @@ class PerceiverEncoderConfig(LatentConfig):
     @property
     def dim_read(self) -> int:
         """Features of what is read (``d_model``)."""
-        return dim_with_places(self.dim_in, self.freq_bands)
+        return dim_with_fourier(self.dim_in, self.freq_bands)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -186,7 +186,7 @@ class PerceiverEncoder(LatentProjector):
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Read the clip once, then run the layers ``num_blocks`` times."""
         bands, max_freq = self.config.freq_bands, self.config.max_freq
-        clip_BNC = with_places(clips, self.embedded(clips), bands, max_freq)
+        clip_BNC = with_fourier(clips, self.embedded(clips), bands, max_freq)
         first = self.latents.expand(len(clip_BNC), -1, -1)
         x_BKD, sources_BKN = self.cross.read(first, clip_BNC, clips.mask)
         for _ in range(self.config.num_blocks):

@@ -21,8 +21,8 @@ from vidcomp.projectors.perceiver_parts import (
     LatentArrayConfig,
     LatentLayer,
     Reading,
-    dim_with_places,
-    with_places,
+    dim_with_fourier,
+    with_fourier,
     without_repeats,
 )
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
@@ -78,7 +78,7 @@ class PerceiverIO(SetwiseProjector):
         heads = {"heads": config.cross_heads, "dim_head": config.cross_dim_head}
         self.latents = nn.Parameter(torch.randn(config.num_latents, dim))
         self.queries = nn.Parameter(torch.randn(config.num_outputs, dim_query))
-        dim_key = dim_with_places(config.dim_in, config.freq_bands)
+        dim_key = dim_with_fourier(config.dim_in, config.freq_bands)
         self.cross = LatentLayer(config, dim_key=dim_key)
         own = min(config.depth, 1) if config.tie_layers else config.depth
         self.layers = nn.ModuleList(LatentLayer(config) for _ in range(own))
@@ -103,7 +103,7 @@ class PerceiverIO(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Encode, then decode with the learned queries."""
-        clip_BND = with_places(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
+        clip_BND = with_fourier(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
         latents_BLD, of_latents_BLN = self.encode(clip_BND, clips.mask)
         queries_BKD = self.queries.expand(len(clip_BND), -1, -1)
         tokens_BKE, of_tokens_BKL = self.decode(queries_BKD, latents_BLD)

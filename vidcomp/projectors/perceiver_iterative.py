@@ -20,8 +20,8 @@ from vidcomp.projectors.perceiver_parts import (
     PERCEIVER_NAMES,
     LatentArrayConfig,
     LatentLayer,
-    dim_with_places,
-    with_places,
+    dim_with_fourier,
+    with_fourier,
     without_repeats,
 )
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
@@ -59,7 +59,7 @@ class IterativeLayer(LatentLayer):
     """A reading of the clip, then layers of attention among the latents in module ``2``."""
 
     def __init__(self, config: IterativePerceiverConfig) -> None:
-        super().__init__(config, dim_key=dim_with_places(config.dim_in, config.freq_bands))
+        super().__init__(config, dim_key=dim_with_fourier(config.dim_in, config.freq_bands))
         self.append(nn.ModuleList(LatentLayer(config) for _ in range(config.self_per_cross)))
 
     def _after(self, latents_BKD: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class IterativePerceiver(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last reading."""
-        clip_BND = with_places(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
+        clip_BND = with_fourier(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
         latents = self.latents.expand(len(clip_BND), -1, -1)
         for i in range(self.config.depth - 1):
             latents = self.layers[min(i, len(self.layers) - 1)](latents, clip_BND, clips.mask)

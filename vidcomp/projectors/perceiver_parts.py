@@ -23,8 +23,8 @@ __all__ = [
     "LatentArrayConfig",
     "LatentLayer",
     "Reading",
-    "dim_with_places",
-    "with_places",
+    "dim_with_fourier",
+    "with_fourier",
     "without_repeats",
 ]
 
@@ -136,12 +136,12 @@ class LatentLayer(nn.ModuleList):
         return out
 
 
-def dim_with_places(dim: int, bands: int) -> int:
-    """Features of tokens after ``with_places``."""
+def dim_with_fourier(dim: int, bands: int) -> int:
+    """Features of tokens after ``with_fourier``."""
     return dim + 3 * (2 * bands + 1) if bands else dim
 
 
-def with_places(clips: ClipSets, x_BND: Tensor, bands: int, max_freq: float) -> Tensor:
+def with_fourier(clips: ClipSets, x_BND: Tensor, bands: int, max_freq: float) -> Tensor:
     """[B, N, D] tokens of the clips with the Fourier features of their places beside them; no
     ``bands``: without.
     """

@@ -8,6 +8,7 @@ so they are when compiled, as PyTorch's compiler fails on adaptive pools whose s
 Legend: B videos, T H W patches, I J K cells (over time, height, width), D features.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -57,9 +58,19 @@ def between_cells(x_BTHWD: Tensor, cells: Grid) -> Tensor:
     return _framewise(x_BTHWD, cells, lambda x, size: interpolate(x, size, mode="bilinear"))
 
 
-def mean_windows(x_BTHWD: Tensor, size: int) -> Tensor:
-    """[B, T, J, K, D] means of squares of ``size`` patches; rows and columns left over drop out."""
-    return _framewise(x_BTHWD, _floor(x_BTHWD, size), lambda x, _: avg_pool2d(x, size))
+def mean_windows(x_BTHWD: Tensor, window: tuple[int, int, int]) -> Tensor:
+    """[B, I, J, K, D] means of windows side by side, of so many frames, rows and columns; what is
+    left over drops out.
+    """
+    _, t, h, w, _ = x_BTHWD.shape
+    step, *size = window
+    x_BTJKD = _framewise(
+        real(x_BTHWD), Grid(t, h // size[0], w // size[1]), lambda x, _: avg_pool2d(x, size)
+    )
+    # Sums of the first, the second ... frames of all windows: a mean along an axis between others
+    # is many times slower.
+    frames = [x_BTJKD[:, first : t // step * step : step] for first in range(step)]
+    return (functools.reduce(torch.add, frames) / step).to(x_BTHWD.dtype)
 
 
 @untraced
@@ -69,7 +80,9 @@ def largest_cells(x_BTHWD: Tensor, cells: Grid) -> Tensor:
 
 
 def largest_windows(x_BTHWD: Tensor, size: int) -> Tensor:
-    """[B, T, J, K, D] as ``mean_windows``, the largest of each feature."""
+    """[B, T, J, K, D] the largest of each feature in squares of ``size`` patches; rows and columns
+    left over drop out.
+    """
     return _framewise(x_BTHWD, _floor(x_BTHWD, size), lambda x, _: max_pool2d(x, size))
 
 

@@ -23,8 +23,9 @@ from vidcomp.errors import ConfigError
 from vidcomp.projectors.attention import MultiheadAttention
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
+from vidcomp.projectors.positions import read_table
 from vidcomp.projectors.sets import ClipSets
-from vidcomp.projectors.sincos import grid_table, read_table, sincos, sincos_hw
+from vidcomp.projectors.sincos import grid_table, sincos, sincos_hw
 from vidcomp.registry import PROJECTORS
 
 __all__ = [

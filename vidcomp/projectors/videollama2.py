@@ -9,23 +9,20 @@ left over.  The originals take square frames; here frames have any grid.
 Legend: B videos, T H W frames and patches, I J K the cells that come out, N rows, D C features.
 """
 
-import functools
-import itertools
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.pool import window_weights
-from vidcomp.functional.reduce import real
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding, mlp, untraced
 from vidcomp.projectors.convs import RegStage
 from vidcomp.projectors.frame_cells import Count
 from vidcomp.projectors.gridwise import GridwiseProjector
-from vidcomp.projectors.honeybee import with_places
+from vidcomp.projectors.pooling import mean_windows
+from vidcomp.projectors.positions import embedded_maps
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid
 
@@ -205,10 +202,10 @@ class StcConnector(GridwiseProjector):
             )
         return cells
 
-    def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:
+    def maps(self, x_BTHWD: Tensor, cells: Grid) -> Tensor:  # noqa: ARG002
         """Convolutions, windows, convolutions."""
-        placed_BTHWD = with_places(x_BTHWD, None, self.frame_emb)
-        x_BIJKC = self._sampled(self.s1(placed_BTHWD), cells)
+        placed_BTHWD = embedded_maps(x_BTHWD, None, self.frame_emb)
+        x_BIJKC = self._sampled(self.s1(placed_BTHWD))
         out: Tensor = self.s2(nn.functional.silu(x_BIJKC))
         return out
 
@@ -226,10 +223,10 @@ class StcConnector(GridwiseProjector):
         )
         return t, h, w
 
-    def _sampled(self, x_BTHWC: Tensor, cells: Grid) -> Tensor:
+    def _sampled(self, x_BTHWC: Tensor) -> Tensor:
         """[B, I, J, K, C] windows convolved or averaged."""
         if self.sampler is None:
-            return _mean_windows(x_BTHWC, cells, self.config.downsample)
+            return mean_windows(x_BTHWC, self.config.downsample)
         return _convolved(self.sampler, x_BTHWC)
 
 
@@ -238,17 +235,3 @@ def _convolved(conv: nn.Conv3d, x_BTHWC: Tensor) -> Tensor:
     """[B, I, J, K, C] of [B, T, H, W, C], which the convolution sees as ``channels_last_3d``."""
     x_BCIJK: Tensor = conv(x_BTHWC.permute(0, 4, 1, 2, 3))
     return x_BCIJK.permute(0, 2, 3, 4, 1)
-
-
-def _mean_windows(x_BTHWC: Tensor, cells: Grid, window: tuple[int, int, int]) -> Tensor:
-    """[B, I, J, K, C] means of windows side by side; what is left over is dropped.
-
-    What all windows have at one place is added up, place after place: PyTorch's mean over the
-    axes of a window is forty times slower.
-    """
-    sizes = [n * step for n, step in zip(cells, window, strict=True)]
-    kept = real(x_BTHWC)[:, : sizes[0], : sizes[1], : sizes[2]]
-    places = itertools.product(*(range(step) for step in window))
-    a, b, c = window
-    parts = [kept[:, i::a, j::b, k::c] for i, j, k in places]
-    return (functools.reduce(torch.add, parts) / len(parts)).to(x_BTHWC.dtype)
