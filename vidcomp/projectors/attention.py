@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-__all__ = ["LEAST_SHARE", "MultiheadAttention", "attend", "attention_shares"]
+__all__ = ["LEAST_SHARE", "GroupedAttention", "MultiheadAttention", "attend", "attention_shares"]
 
 LEAST_SHARE = 1e-35
 """Of a row that next to nothing is read from: with 0 its mass would be lost."""
@@ -119,6 +119,88 @@ class MultiheadAttention(nn.Module):
         parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         query, key, value = (linear(x, weight, bias) for x, weight, bias in parts)
         return query, key, value
+
+
+class GroupedAttention(nn.Module):
+    """Queries, keys and values each projected by a layer of their own; heads may share keys.
+
+    Args:
+        dim: features of queries and keys.
+        heads: of the queries.
+        dim_head: features of a head.
+        key_heads: of keys and values, each read by equally many heads; ``None``: ``heads``.
+        dim_out: features that come out; ``None``: ``dim``.
+        bias: whether the four layers have one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        dim_head: int,
+        key_heads: int | None = None,
+        dim_out: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.key_heads = heads, heads if key_heads is None else key_heads
+        self.q_proj = nn.Linear(dim, heads * dim_head, bias=bias)
+        self.k_proj = nn.Linear(dim, self.key_heads * dim_head, bias=bias)
+        self.v_proj = nn.Linear(dim, self.key_heads * dim_head, bias=bias)
+        self.o_proj = nn.Linear(heads * dim_head, dim if dim_out is None else dim_out, bias=bias)
+
+    def forward(
+        self,
+        query_BKD: Tensor,
+        key_BND: Tensor,
+        mask_BN: Tensor | None = None,
+        place_BNE: Tensor | None = None,
+    ) -> Tensor:
+        """[B, K, E] what each query reads; keys and values are both made of ``key_BND``.
+
+        Args:
+            query_BKD: any float type.
+            key_BND: the same.
+            mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
+            place_BNE: added to the projected keys and values of all heads.
+        """
+        return self._attend(*self._inputs(query_BKD, key_BND, place_BNE), mask_BN)
+
+    def read(
+        self,
+        query_BKD: Tensor,
+        key_BND: Tensor,
+        mask_BN: Tensor | None = None,
+        num_sources: int | None = None,
+        place_BNE: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and the shares [B, K, S] of the first keys in it; see
+        ``attention_shares``.
+        """
+        query, key, value = self._inputs(query_BKD, key_BND, place_BNE)
+        shares = attention_shares(
+            query,
+            key,
+            mask_BN,
+            heads=self.heads,
+            key_heads=self.key_heads,
+            num_sources=num_sources,
+        )
+        return self._attend(query, key, value, mask_BN), shares
+
+    def _inputs(
+        self, query_BKD: Tensor, key_BND: Tensor, place_BNE: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.k_proj(key_BND), self.v_proj(key_BND)
+        if place_BNE is not None:
+            key, value = key + place_BNE, value + place_BNE
+        return self.q_proj(query_BKD), key, value
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        read = attend(query, key, value, mask, heads=self.heads, key_heads=self.key_heads)
+        out: Tensor = self.o_proj(read)
+        return out
 
 
 def _split(x_BND: Tensor, heads: int) -> Tensor:

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vidcomp.errors import ConfigError
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import GroupedAttention
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import GatedMLP
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
-__all__ = ["GroupedAttention", "Idefics2", "Idefics2Config", "Idefics2Layer"]
+__all__ = ["Idefics2", "Idefics2Config", "Idefics2Layer"]
 
 
 @PROJECTORS.add("idefics2")
@@ -63,46 +63,6 @@ class Idefics2Config(LatentConfig):
     def module(self) -> "Idefics2":
         """An ``Idefics2`` whose latents are standard normal and whose matrices are normal(0.02)."""
         return Idefics2(self)
-
-
-class GroupedAttention(nn.Module):
-    """Queries read keys that several heads share; nothing has a bias."""
-
-    def __init__(self, dim: int, *, heads: int, key_heads: int, dim_head: int) -> None:
-        super().__init__()
-        self.heads, self.key_heads = heads, key_heads
-        self.q_proj = nn.Linear(dim, heads * dim_head, bias=False)
-        self.k_proj = nn.Linear(dim, key_heads * dim_head, bias=False)
-        self.v_proj = nn.Linear(dim, key_heads * dim_head, bias=False)
-        self.o_proj = nn.Linear(heads * dim_head, dim, bias=False)
-
-    def forward(self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, D] what each query reads; keys and values are both made of ``key_BND``."""
-        return self._attend(*self._inputs(query_BKD, key_BND), mask_BN)
-
-    def read(
-        self, query_BKD: Tensor, key_BND: Tensor, mask_BN: Tensor | None, num_sources: int
-    ) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, and the shares [B, K, S] of the first keys in it; see
-        ``attention_shares``.
-        """
-        query, key, value = self._inputs(query_BKD, key_BND)
-        shares = attention_shares(
-            query,
-            key,
-            mask_BN,
-            heads=self.heads,
-            key_heads=self.key_heads,
-            num_sources=num_sources,
-        )
-        return self._attend(query, key, value, mask_BN), shares
-
-    def _inputs(self, query_BKD: Tensor, key_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.q_proj(query_BKD), self.k_proj(key_BND), self.v_proj(key_BND)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        read = attend(query, key, value, mask, heads=self.heads, key_heads=self.key_heads)
-        return cast(Tensor, self.o_proj(read))
 
 
 class Idefics2Layer(nn.Module):
