@@ -1,0 +1,1 @@
+"""Compressed tokens into language models: one generic adapter and a table of families."""

@@ -1,0 +1,294 @@
+"""Asking a video language model of transformers about compressed tokens.
+
+Legend: N tokens of the model's own encoder, S slots, D features of the language model.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from vidcomp.errors import ConfigError, ShapeError
+from vidcomp.llm.families import Family, family_of
+from vidcomp.llm.inject import DEEPSTACK, Filled, fill, join
+from vidcomp.llm.prompt import Prompt, Visual
+from vidcomp.types import Grid, VideoTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["STRUCTURAL", "Adapter"]
+
+STRUCTURAL = "structural"
+"""Frame extra [t, R, D] with the rows of each frame that stand for no patch (CLS)."""
+
+
+_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+
+class Adapter:
+    """A model of one of the families, taking tokens in place of pixels.
+
+    Args:
+        model: of ``transformers``, e.g. by ``AutoModelForImageTextToText.from_pretrained``.
+
+    Raises:
+        ConfigError: a model of no known family, or of a transformers without
+            ``mm_encoder_outputs``.
+    """
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self.model: Any = model  # each class of transformers has its own methods
+        self.family: Family = family_of(model.config)
+        if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+            raise ConfigError(
+                f"the class {type(model).__name__} does not take features that were encoded "
+                f"before: upgrade transformers to 5.23 or newer"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Features of the language model."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def _pad_id(self) -> int:
+        found = self.model.config.get_text_config(decoder=True).pad_token_id
+        return 0 if found is None else int(found)
+
+    def token_id(self, key: str) -> int:
+        """Id of the placeholder of an entry of ``mm_encoder_outputs``."""
+        return int(getattr(self.model.config, f"{key}_token_id"))
+
+    def layout(self, grid: Grid) -> Tensor:
+        """[S] int64: the patch of the grid in each slot of a video, ``-1 - k`` for its row k that
+        stands for none.
+        """
+        head, t = self.family.head_rows, grid.t
+        patch_TP = torch.arange(grid.num_patches).view(t, grid.per_frame)
+        rows_TR = -1 - torch.arange(t * head).view(t, head)
+        patch = torch.cat([rows_TR, patch_TP], dim=1).flatten()
+        if not self.family.newline:
+            return patch
+        return torch.cat([patch, patch.new_tensor([-1 - t * head])])
+
+    @torch.no_grad()
+    def encode(
+        self, inputs: Mapping[str, Any], grid: Grid, spans_T2: Tensor, *, first_t: int = 0
+    ) -> VideoTokens:
+        """Tokens of the model's own encoder and projector, on the full grid.
+
+        Args:
+            inputs: what the model's ``get_video_features`` (or ``get_image_features``) takes.
+            grid: of the tokens it gives.
+            spans_T2: [t, 2] seconds.
+            first_t: index of the grid's first frame in the whole video, for chunks.
+
+        Returns:
+            One row a patch; deepstack features are the extras ``deepstack.0`` and so on, rows
+            that stand for no patch the frame extra ``structural`` (a newline is the model's own).
+
+        Raises:
+            ShapeError: the model gives another number of tokens.
+        """
+        encode = getattr(self.model.base_model, self.family.encoder)
+        known = inspect.signature(encode).parameters
+        out = encode(**{k: v for k, v in inputs.items() if k in known}, return_dict=True)
+        patch_S, deepstack = self.layout(grid), getattr(out, "deepstack_features", None) or ()
+        layers = [_rows(features) for features in (out.pooler_output, *deepstack)]
+        if len(layers[0]) != len(patch_S):
+            raise ShapeError(
+                f"a grid of {tuple(grid)} has {len(patch_S)} tokens in {self.family.title}, its "
+                f"encoder gave {len(layers[0])}: give the grid after its own merging of patches"
+            )
+        is_patch_S = (patch_S >= 0).to(layers[0].device)
+        tokens_PD, *deepstack = (rows_SD[is_patch_S] for rows_SD in layers)
+        head, frame_extras = self.family.head_rows, {}
+        if head:
+            head_SD = layers[0][~is_patch_S][: grid.t * head]
+            frame_extras[STRUCTURAL] = head_SD.view(grid.t, head, -1)
+        return VideoTokens.from_grid(
+            tokens_PD,
+            grid,
+            spans_T2,
+            first_t=first_t,
+            extras={f"{DEEPSTACK}{i}": rows_PD for i, rows_PD in enumerate(deepstack)},
+            frame_extras=frame_extras,
+        )
+
+    def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Positions of a full sequence as the model itself numbers them.
+
+        Args:
+            inputs: ``input_ids`` [1, L] and what the model's position code reads beside
+                (``mm_token_type_ids``, ``video_grid_thw`` ...).
+
+        Returns:
+            [L] int64, or [3, L] for models with positions of three axes.
+        """
+        number = getattr(self.model.base_model, "get_rope_index", None)
+        ids_1L = inputs["input_ids"]
+        if number is None:
+            return torch.arange(ids_1L.shape[-1])
+        known = inspect.signature(number).parameters
+        named = {name: value for name, value in inputs.items() if name in known}
+        return cast("Tensor", number(**named)[0][:, 0].cpu())
+
+    def prompt(
+        self,
+        inputs: Mapping[str, Tensor],
+        grids: Sequence[Grid],
+        *,
+        image_grids: Sequence[Grid] = (),
+    ) -> Prompt:
+        """A full sequence, one placeholder a token of the model's own encoder, and its slots.
+
+        Args:
+            inputs: of one question, as the model's own processor makes them: ``input_ids``
+                [1, L] and what its position code reads.
+            grids: of its videos, in their order, after the model's own merging.
+            image_grids: of its images; for models where frames and images share one placeholder
+                those of the videos stand in ``grids``, among them images as grids of one frame.
+
+        Raises:
+            ShapeError: other numbers of placeholders than the grids have tokens.
+        """
+        ids_L = inputs["input_ids"][0].cpu()
+        visuals = self._visuals(
+            ids_L, self.family.key, [self.layout(grid) for grid in grids], grids
+        )
+        if image_grids:
+            patches = [torch.arange(grid.num_patches) for grid in image_grids]
+            visuals += self._visuals(ids_L, "image", patches, image_grids)
+        return Prompt(
+            input_ids=ids_L,
+            positions=self.positions(inputs),
+            visuals=tuple(sorted(visuals, key=lambda visual: int(visual.slots[0]))),
+            types={name: inputs[name][0].cpu() for name in _TYPES if name in inputs},
+        )
+
+    def _visuals(
+        self, ids_L: Tensor, key: str, patches: Sequence[Tensor], grids: Sequence[Grid]
+    ) -> list[Visual]:
+        slots = (ids_L == self.token_id(key)).nonzero().squeeze(1)
+        sizes = [len(patch) for patch in patches]
+        if len(slots) != sum(sizes):
+            raise ShapeError(
+                f"{self.family.title} has {sum(sizes)} tokens for grids of "
+                f"{[tuple(grid) for grid in grids]}, the prompt has {len(slots)} placeholders: "
+                f"make both from the same frames"
+            )
+        return [
+            Visual(key=key, slots=part, patch=patch, grid=grid)
+            for part, patch, grid in zip(torch.split(slots, sizes), patches, grids, strict=True)
+        ]
+
+    def inject(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        videos: Sequence[VideoTokens] | Sequence[Sequence[VideoTokens]],
+    ) -> dict[str, Any]:
+        """What ``model(...)`` and ``model.generate(...)`` take for these questions.
+
+        Gradients flow into the tokens.  Make it anew for every call: ``generate`` changes it.
+
+        Args:
+            prompts: one, or several for a batch (padded on the left).
+            videos: the tokens for the videos and images of the prompt, in their order; for
+                several prompts one such list each.
+
+        Raises:
+            ShapeError: see ``inject.fill``.
+        """
+        if isinstance(prompts, Prompt):
+            prompts, videos = [prompts], [cast("Sequence[VideoTokens]", videos)]
+        filled = [
+            fill(prompt, of_one, [self._structural(video) for video in of_one])
+            for prompt, of_one in zip(
+                prompts, cast("Sequence[Sequence[VideoTokens]]", videos), strict=True
+            )
+        ]
+        inputs = join(filled, self._pad_id, self.model.device)
+        keys = sorted({key for one in filled for key in one.features})
+        if keys:
+            inputs["mm_encoder_outputs"] = {key: self._output(filled, key) for key in keys}
+        return inputs
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        videos: Sequence[VideoTokens] | Sequence[Sequence[VideoTokens]],
+        **settings: Any,  # those of transformers' GenerationConfig
+    ) -> list[Tensor]:
+        """The new tokens of each answer, of the generation that ``settings`` ask for.
+
+        Placeholders are never generated.
+
+        Args:
+            prompts: see ``inject``.
+            videos: see ``inject``.
+            settings: of ``model.generate``, as ``max_new_tokens``.
+
+        Returns:
+            One [A] int64 an answer, up to where it ends: ``num_return_sequences`` in a row for
+            each prompt.
+        """
+        if isinstance(prompts, Prompt):
+            prompts, videos = [prompts], [cast("Sequence[VideoTokens]", videos)]
+        several = max(settings.get("num_beams") or 1, settings.get("num_return_sequences") or 1)
+        if several > 1 and len(prompts) > 1 and self.family.key in self.family.one_tensor:
+            # transformers repeats a tensor by its first axis: one row for prompts of many lengths.
+            parts = zip(prompts, videos, strict=True)
+            return [one for part in parts for one in self.generate(*part, **settings)]
+        inputs = self.inject(prompts, videos)
+        placeholders = {self.token_id(key) for key in inputs.get("mm_encoder_outputs", ())}
+        settings = {"suppress_tokens": sorted(placeholders), **settings}
+        out = self.model.generate(**inputs, **settings)
+        ends = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
+        return [_up_to(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].cpu()]
+
+    def _structural(self, video: VideoTokens) -> Tensor | None:
+        rows = video.frame_extras.get(STRUCTURAL)
+        parts = [] if rows is None else [rows.flatten(0, 1)]
+        if self.family.newline:
+            newline_D: Tensor = self.model.base_model.image_newline
+            parts.append(newline_D[None])
+        return torch.cat(parts) if parts else None
+
+    def _output(self, filled: Sequence[Filled], key: str) -> Any:  # a ModelOutput
+        def in_container(parts: list[Tensor]) -> Any:  # as the model reads it
+            parts = [part.to(self.model.device) for part in parts]
+            if key not in self.family.one_tensor:
+                return parts
+            same = len({len(part) for part in parts}) == 1
+            return torch.stack(parts) if same else torch.cat(parts)[None]
+
+        with_some = [one for one in filled if key in one.features]
+        output = {"pooler_output": in_container([one.features[key] for one in with_some])}
+        layers = list(zip(*(one.deepstack[key] for one in with_some), strict=True))
+        if layers:
+            output["deepstack_features"] = [in_container(list(layer)) for layer in layers]
+        return self._output_type(**output)
+
+    @property
+    def _output_type(self) -> Any:  # a class of ModelOutput
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        module = sys.modules[type(self.model).__module__]
+        return getattr(module, "BaseModelOutputWithDeepstackFeatures", BaseModelOutputWithPooling)
+
+
+def _rows(features: Any) -> Tensor:  # a tensor, or a list or tuple of them
+    return torch.cat([part.flatten(0, -2) for part in features])
+
+
+def _up_to(ids_A: Tensor, ends: int | list[int] | None) -> Tensor:
+    """[A'] without the first of the ids that end an answer and what follows."""
+    if ends is None:
+        return ids_A
+    found = torch.isin(ids_A, torch.tensor(ends)).nonzero()
+    return ids_A[: int(found[0, 0])] if len(found) else ids_A
