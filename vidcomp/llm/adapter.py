@@ -242,8 +242,9 @@ class Adapter:
         several = max(settings.get("num_beams") or 1, settings.get("num_return_sequences") or 1)
         if several > 1 and len(prompts) > 1 and self.family.key in self.family.one_tensor:
             # transformers repeats a tensor by its first axis: one row for prompts of many lengths.
-            parts = zip(prompts, videos, strict=True)
-            return [one for part in parts for one in self.generate(*part, **settings)]
+            parts = zip(prompts, cast("Sequence[Sequence[VideoTokens]]", videos), strict=True)
+            answers = [self.generate(prompt, of_one, **settings) for prompt, of_one in parts]
+            return [answer for of_one in answers for answer in of_one]
         inputs = self.inject(prompts, videos)
         placeholders = {self.token_id(key) for key in inputs.get("mm_encoder_outputs", ())}
         settings = {"suppress_tokens": sorted(placeholders), **settings}
