@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved rounds, medians, a JSON file and a table in the docs."""
 
+import argparse
 import json
 import platform
 import re
@@ -89,6 +90,36 @@ def publish(
     record |= {"rows": [list(row) for row in rows], "notes": notes}
     (DOCS / "benchmarks" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     _put_section(name, _markdown(title, command, header, rows, notes))
+
+
+def publish_on(
+    options: argparse.Namespace,
+    name: str,
+    title: str,
+    command: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    notes: str,
+    details: Sequence[object] = (),
+) -> None:
+    """``publish``, with "-" for ``None``, unless ``options.trial``, where it is only printed.
+
+    A table of another ``options.device`` than the CPU has a section of its own.  ``details`` are
+    for the JSON only.
+    """
+    on_cpu = options.device == "cpu"
+    title = title if on_cpu else f"{title} ({torch.cuda.get_device_name()})"
+    if options.trial:
+        print(f"\n{title}\n{format_table(header, rows, digits=4)}\n{notes}\n")
+        return
+    name += "_cuda" * (not on_cpu)
+    command += "" if on_cpu else f" --device {options.device}"
+    shown = [["-" if value is None else value for value in row] for row in rows]
+    publish(name, title, command, header, shown, notes)
+    if details:
+        path = DOCS / "benchmarks" / f"{name}.json"
+        record = json.loads(path.read_text()) | {"details": list(details)}
+        path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _markdown(

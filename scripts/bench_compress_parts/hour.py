@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterator
 
 import torch
+from _memory import Peak
 
 from bench_compress_parts.features import asked, drifting_video, needed_extras
 from bench_compress_parts.isolated import Outcome, run_isolated
-from bench_compress_parts.memory import Peak
 from bench_compress_parts.report import Table, publish_table
 from vidcomp.pipelines.comparison import parse_methods, timed
 from vidcomp.registry import COMPRESSORS

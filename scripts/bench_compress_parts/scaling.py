@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from _memory import Peak
 
 from bench_compress_parts.features import asked, drifting_video, needed_extras
 from bench_compress_parts.isolated import Outcome, run_isolated
-from bench_compress_parts.memory import Peak
 from bench_compress_parts.report import Table, publish_table
 from vidcomp.pipelines.comparison import parse_methods
 from vidcomp.registry import COMPRESSORS

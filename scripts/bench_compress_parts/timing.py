@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from _memory import Peak
 from torch import Tensor
 
 from bench_compress_parts.features import asked, drifting_video, needed_extras
 from bench_compress_parts.isolated import Outcome, run_isolated
-from bench_compress_parts.memory import Peak
 from bench_compress_parts.published import PUBLISHED
 from bench_compress_parts.published_clusters import PUBLISHED_CLUSTERS
 from bench_compress_parts.report import Table, publish_table

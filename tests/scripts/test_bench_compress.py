@@ -82,7 +82,7 @@ def test_an_hour_is_for_methods_that_take_whole_videos():
 
 
 def test_the_peak_is_what_a_block_takes_even_of_memory_freed_before():
-    from bench_compress_parts.memory import Peak
+    from _memory import Peak
 
     kept = [torch.ones(1 << 18) for _ in range(64)]  # 64 MiB in blocks that the heap keeps
     del kept
@@ -97,7 +97,6 @@ def test_tables_have_a_section_for_each_device(tmp_path, monkeypatch, capsys):
     from bench_compress_parts import report
 
     monkeypatch.setattr(_bench, "DOCS", tmp_path)
-    monkeypatch.setattr(report, "DOCS", tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
     table = report.Table("time", "Title", ("method", "s"), [["tome", None]], "Notes.", [{"x": 1}])
     for device in ("cpu", "cuda"):
