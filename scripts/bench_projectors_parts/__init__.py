@@ -1,0 +1,1 @@
+"""Every projector against its original's arithmetic, written as its authors wrote it."""
