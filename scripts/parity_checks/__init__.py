@@ -19,6 +19,7 @@ from parity_checks import (
     qformers,
     sampling,
     segments,
+    windowed,
 )
 from parity_checks.golden import Check
 
@@ -40,4 +41,5 @@ CHECKS: dict[str, Check] = {
     **poolers.CHECKS,
     **sampling.CHECKS,
     **segments.CHECKS,
+    **windowed.CHECKS,
 }

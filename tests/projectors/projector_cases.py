@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from latent_cases import LATENT_CASES
 from torch import Tensor
+from windowed_cases import WINDOWED_CASES
 
 from vidcomp.projectors.base import Projector
 from vidcomp.registry import PROJECTORS
@@ -143,6 +144,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "llama_vid": ("llama_vid", {"dim_text": 7}),
     "llama_vid_grid": ("llama_vid", {"dim_text": 7, "content_grid": 2, "depth": 1}),
+    **WINDOWED_CASES,
     **LATENT_CASES,
 }
 """Name in the registry and settings, by a name of the case."""
@@ -151,6 +153,7 @@ DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
 """Different rows may get one code there, and a small change of a row another one."""
 
 NEEDS_GRID = {
+    *WINDOWED_CASES,
     "window_qformer",
     "window_qformer_corners",
     "llama_vid_grid",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidcomp.projectors.blocks import untraced
 
-__all__ = ["fourier", "grid_table", "sincos", "sincos_hw"]
+__all__ = ["fourier", "grid_table", "sincos", "sincos_hw", "sine_hw"]
 
 
 @untraced
@@ -38,6 +38,28 @@ def sincos_hw(places: Tensor, dim: int) -> Tensor:
 def grid_table(h: int, w: int, dim: int) -> Tensor:
     """[h * w, dim] float32 ``sincos_hw`` of the cells of a grid, row by row."""
     return sincos_hw(torch.cartesian_prod(torch.arange(h), torch.arange(w)), dim).contiguous()
+
+
+@untraced
+def sine_hw(h: int, w: int, dim: int) -> Tensor:
+    """[h * w, dim] float32 of the cells of a grid, row by row: of the row, then of the column, sine
+    and cosine by turns, the last cell of a side at 2 pi (DETR, SAM 2).
+
+    A ``dim`` that is no multiple of 4 leaves out the last features of the column.
+    """
+    half = 2 * -(-dim // 4)
+    rate_Q = 10000 ** -(torch.arange(0, half, 2, dtype=torch.float32) / half)
+    tables = []
+    for size in (h, w):
+        place_S = torch.arange(1, size + 1, dtype=torch.float32) / (size + 1e-6) * (2 * torch.pi)
+        angle_SQ = place_S[:, None] * rate_Q
+        tables.append(torch.stack([angle_SQ.sin(), angle_SQ.cos()], dim=2).flatten(1))
+    row_HC, column_WC = tables
+    row_HWC, column_HWC = (
+        row_HC[:, None].expand(h, w, half),
+        column_WC[None].expand(h, w, half),
+    )
+    return torch.cat([row_HWC, column_HWC], dim=2).flatten(0, 1)[:, :dim]
 
 
 def fourier(places_BN3: Tensor, sizes_B3: Tensor, bands: int, max_freq: float) -> Tensor:
