@@ -19,6 +19,7 @@ from parity_checks import (
     qformers,
     sampling,
     segments,
+    state_space,
     windowed,
 )
 from parity_checks.golden import Check
@@ -41,5 +42,6 @@ CHECKS: dict[str, Check] = {
     **poolers.CHECKS,
     **sampling.CHECKS,
     **segments.CHECKS,
+    **state_space.CHECKS,
     **windowed.CHECKS,
 }

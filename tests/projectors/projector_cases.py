@@ -98,6 +98,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
             "heads": 2,
             "dim_ff": 24,
             "pos_grid": (4, 4),
+            "frames_per_clip": 2,
             "max_frames": 3,
         },
     ),
@@ -142,6 +143,18 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
         "window_qformer",
         {"query_side": 2, "window_side": 4, "spatial_offset": 2, "heads": 2, "dim_ff": 24},
     ),
+    "vl_mamba": ("vl_mamba", {"states": 3}),
+    "vl_mamba_video": (
+        "vl_mamba",
+        {
+            "connector": "vss_mlp",
+            "scan": "cross",
+            "scope": "video",
+            "states": 2,
+            "rank": 2,
+            "max_frames": 2,
+        },
+    ),
     "llama_vid": ("llama_vid", {"dim_text": 7}),
     "llama_vid_grid": ("llama_vid", {"dim_text": 7, "content_grid": 2, "depth": 1}),
     **WINDOWED_CASES,
@@ -153,6 +166,8 @@ DISCRETE = {"vq", "vq_cosine", "fsq", "lfq", "bsq"}
 """Different rows may get one code there, and a small change of a row another one."""
 
 NEEDS_GRID = {
+    "vl_mamba",
+    "vl_mamba_video",
     *WINDOWED_CASES,
     "window_qformer",
     "window_qformer_corners",
