@@ -79,7 +79,6 @@ LATENT_CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
             "num_latents": 9,
             "latent_grid": (3, 3),
             "heads": 1,
-            "max_frames": 2,
         },
     ),
     "qformer_light_full": (

@@ -7,7 +7,7 @@ import math
 from typing import Annotated
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from vidcomp.errors import BudgetError
@@ -16,7 +16,7 @@ from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.blocks import untraced
 from vidcomp.types import Grid, VideoTokens
 
-__all__ = ["CellsPerFrame", "Count", "append_to_parts", "end_tokens", "factored", "frame_cells"]
+__all__ = ["CellsPerFrame", "append_to_parts", "end_tokens", "factored", "frame_cells"]
 
 
 def _check(value: object) -> object:
@@ -28,9 +28,6 @@ def _check(value: object) -> object:
         )
     return value
 
-
-Count = Annotated[int, Field(ge=1)]
-"""A number of frames, rows or columns in settings."""
 
 CellsPerFrame = Annotated[int | tuple[int, int], BeforeValidator(_check)]
 """A number of cells, laid out with the aspect nearest the frame's among its divisors, or (h, w)."""

@@ -13,7 +13,7 @@ features.
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
@@ -21,7 +21,6 @@ from vidcomp.projectors.blocks import FrameEmbedding, mlp
 from vidcomp.projectors.convs import RegStage
 from vidcomp.projectors.frame_cells import (
     CellsPerFrame,
-    Count,
     append_to_parts,
     end_tokens,
     frame_cells,
@@ -55,7 +54,7 @@ class CAbstractorConfig(ProjectorConfig):
     """Linear layers of the MLP, with SiLU between them."""
     dim_hidden: int = Field(1024, ge=1)
     """Features of the convolutions (``hidden_size``)."""
-    pos_grid: tuple[Count, Count] | None = (16, 16)
+    pos_grid: tuple[PositiveInt, PositiveInt] | None = (16, 16)
     """Rows and columns of the learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table."""
     prenorm: bool = False

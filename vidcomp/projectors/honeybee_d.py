@@ -12,13 +12,13 @@ features.
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding
 from vidcomp.projectors.deformable import DeformableLayer
-from vidcomp.projectors.frame_cells import Count, append_to_parts, end_tokens
+from vidcomp.projectors.frame_cells import append_to_parts, end_tokens
 from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.projectors.pooling import mean_cells
 from vidcomp.projectors.positions import GridEmbedding, embedded_maps
@@ -39,7 +39,7 @@ class DAbstractorConfig(ProjectorConfig):
         checkpoint="kakaobrain/honeybee `DAbstractor`",
     )
 
-    tokens_per_frame: tuple[Count, Count] = (12, 12)
+    tokens_per_frame: tuple[PositiveInt, PositiveInt] = (12, 12)
     """Rows and columns of the queries of a frame (``num_queries``)."""
     dim_hidden: int = Field(1024, ge=1)
     """Features of the queries (``d_model``)."""
@@ -54,7 +54,7 @@ class DAbstractorConfig(ProjectorConfig):
     pooled: Literal["query", "tgt", "none"] = "query"
     """What the frame pooled to the grid of the queries is (``pooled_v_target``): their places
     (``query``), the queries themselves (``tgt``), or not used, both being learned."""
-    pos_grid: tuple[Count, Count] | None = (16, 16)
+    pos_grid: tuple[PositiveInt, PositiveInt] | None = (16, 16)
     """Rows and columns of the learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table."""
     num_eos_tokens: int = Field(0, ge=0)

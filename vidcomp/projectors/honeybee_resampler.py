@@ -12,22 +12,24 @@ of the latents.
 """
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import GroupedAttention
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.frame_cells import Count, append_to_parts, end_tokens
+from vidcomp.projectors.frame_cells import append_to_parts, end_tokens
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.positions import GridEmbedding
+from vidcomp.projectors.resampler import ReadingLayer, read_in_layers
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
 
-__all__ = ["AbstractorLayer", "HoneybeeResampler", "HoneybeeResamplerConfig"]
+__all__ = ["AbstractorFeedForward", "HoneybeeResampler", "HoneybeeResamplerConfig"]
 
 
 @PROJECTORS.add("honeybee_resampler")
@@ -52,7 +54,7 @@ class HoneybeeResamplerConfig(LatentConfig):
     """Features inside the feed-forward (``intermediate_size``)."""
     ff_eps: float = Field(1e-6, gt=0)
     """Of the norm inside the feed-forward (``layer_norm_eps``); the others have 1e-5."""
-    pos_grid: tuple[Count, Count] | None = None
+    pos_grid: tuple[PositiveInt, PositiveInt] | None = None
     """Rows and columns of a learned table of positions (``num_input_tokens``), stretched over
     frames of other grids; ``None``: no table, as in the original."""
     num_eos_tokens: int = Field(0, ge=0)
@@ -74,53 +76,22 @@ class HoneybeeResamplerConfig(LatentConfig):
         return HoneybeeResampler(self)
 
 
-class AbstractorLayer(nn.Module):
-    """Normed latents read the clip and themselves, then a gated feed-forward; both are added."""
+class AbstractorFeedForward(nn.Module):
+    """Normed rows, gated by the SiLU of others made of them, normed again inside."""
 
-    def __init__(self, dim: int, *, heads: int, dim_ff: int, ff_eps: float) -> None:
+    def __init__(self, dim: int, hidden: int, eps: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(dim)
-        self.normk = nn.LayerNorm(dim)
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.w1 = nn.Linear(dim, dim_ff)
-        self.w2 = nn.Linear(dim_ff, dim)
-        self.w3 = nn.Linear(dim, dim_ff)
-        self.ffn_ln = nn.LayerNorm(dim_ff, eps=ff_eps)
+        self.w1 = nn.Linear(dim, hidden)
+        self.w2 = nn.Linear(hidden, dim)
+        self.w3 = nn.Linear(dim, hidden)
+        self.ffn_ln = nn.LayerNorm(hidden, eps=eps)
 
-    def forward(self, latents_BKC: Tensor, clip_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, C] new latents."""
-        query, keys, mask = self._inputs(latents_BKC, clip_BNC, mask_BN)
-        read = attend(self.query(query), self.key(keys), self.value(keys), mask, heads=self.heads)
-        x_BKC = query + self.out_proj(read)
-        normed = self.norm2(x_BKC)
-        gated = nn.functional.silu(self.w1(normed)) * self.w3(normed)
-        out: Tensor = x_BKC + self.w2(self.ffn_ln(gated))
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] of the same."""
+        normed = self.norm2(x)
+        out: Tensor = self.w2(self.ffn_ln(silu(self.w1(normed)) * self.w3(normed)))
         return out
-
-    def sources(self, latents_BKC: Tensor, clip_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, N] float32 shares of the clip's tokens in what each latent reads from them."""
-        query, keys, mask = self._inputs(latents_BKC, clip_BNC, mask_BN)
-        return attention_shares(
-            self.query(query),
-            self.key(keys),
-            mask,
-            heads=self.heads,
-            num_sources=clip_BNC.shape[1],
-        )
-
-    def _inputs(
-        self, latents: Tensor, clip: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        query = self.norm1(latents)
-        keys = torch.cat([self.normk(clip), query], dim=1)
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)
-        return query, keys, mask
 
 
 class HoneybeeResampler(LatentProjector):
@@ -131,10 +102,15 @@ class HoneybeeResampler(LatentProjector):
         (r"^latents$", "query_tokens"),
         (r"^eos_tokens$", "vit_eos"),
         (r"^pos_emb\.weight$", "pos_emb"),
-        (r"^layers\.(\d+)\.(norm1|normk)\.", r"encoder.layers.\1.crossattention.\2."),
-        (r"^layers\.(\d+)\.(query|key|value)\.", r"encoder.layers.\1.crossattention.attention.\2."),
-        (r"^layers\.(\d+)\.(out_proj|norm2)\.", r"encoder.layers.\1.crossattention.output.\2."),
-        (r"^layers\.(\d+)\.(w\d|ffn_ln)\.", r"encoder.layers.\1.crossattention.output.mlp.\2."),
+        (r"^layers\.(\d+)\.", r"encoder.layers.\1.crossattention."),
+        (r"\.norm_latents\.", r".norm1."),
+        (r"\.norm_clip\.", r".normk."),
+        (r"\.attention\.q_proj\.", r".attention.query."),
+        (r"\.attention\.k_proj\.", r".attention.key."),
+        (r"\.attention\.v_proj\.", r".attention.value."),
+        (r"\.attention\.o_proj\.", r".output.out_proj."),
+        (r"\.feed_forward\.norm2\.", r".output.norm2."),
+        (r"\.feed_forward\.", r".output.mlp."),
     )
 
     def __init__(self, config: HoneybeeResamplerConfig) -> None:
@@ -143,10 +119,7 @@ class HoneybeeResampler(LatentProjector):
         self.pos_emb = GridEmbedding(config.pos_grid, config.dim_in) if config.pos_grid else None
         self.visual_input_fc = nn.Linear(config.dim_in, dim)
         self.latents = nn.Parameter(torch.randn(1, config.num_latents, dim) * 0.02)
-        self.layers = nn.ModuleList(
-            AbstractorLayer(dim, heads=config.heads, dim_ff=config.dim_ff, ff_eps=config.ff_eps)
-            for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.depth))
         self.visual_output_fc = nn.Linear(dim, config.dim_out)
         self.eos_tokens = end_tokens(config.num_eos_tokens, config.dim_out)
 
@@ -170,12 +143,9 @@ class HoneybeeResampler(LatentProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        clip_BNC, mask_BN = self.visual_input_fc(self.embedded(clips)), clips.mask
-        latents = before = self.latents.expand(len(clip_BNC), -1, -1)
-        for layer in self.layers:
-            before, latents = latents, layer(latents, clip_BNC, mask_BN)
-        with torch.no_grad():
-            sources = cast(AbstractorLayer, self.layers[-1]).sources(before, clip_BNC, mask_BN)
+        clip_BNC = self.visual_input_fc(self.embedded(clips))
+        first_BKC = self.latents.expand(len(clip_BNC), -1, -1)
+        latents, sources = read_in_layers(self.layers, first_BKC, clip_BNC, clips.mask)
         return self.visual_output_fc(latents), sources
 
     def embedded(self, clips: ClipSets) -> Tensor:
@@ -184,3 +154,14 @@ class HoneybeeResampler(LatentProjector):
         if self.pos_emb is None:
             return tokens
         return tokens + self.pos_emb.at(clips.places[..., 1:], clips.sizes[:, 1:])
+
+
+def _layer(config: HoneybeeResamplerConfig) -> ReadingLayer:
+    dim, heads = config.dim_hidden, config.heads
+    return ReadingLayer(
+        nn.LayerNorm(dim),
+        nn.LayerNorm(dim),
+        GroupedAttention(dim, heads=heads, dim_head=dim // heads, bias=True),
+        AbstractorFeedForward(dim, config.dim_ff, config.ff_eps),
+        adds_to_normed=True,
+    )

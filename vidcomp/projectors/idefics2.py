@@ -8,7 +8,7 @@ size.
 Legend: B clips, N tokens of a clip, K latents, D features of the language model.
 """
 
-from typing import Self, cast
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,10 +19,11 @@ from vidcomp.projectors.attention import GroupedAttention
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import GatedMLP
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
+from vidcomp.projectors.resampler import ReadingLayer, read_in_layers
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
-__all__ = ["Idefics2", "Idefics2Config", "Idefics2Layer"]
+__all__ = ["Idefics2", "Idefics2Config"]
 
 
 @PROJECTORS.add("idefics2")
@@ -65,56 +66,16 @@ class Idefics2Config(LatentConfig):
         return Idefics2(self)
 
 
-class Idefics2Layer(nn.Module):
-    """Latents read the clip and themselves, then a gated MLP; both are added to them."""
-
-    def __init__(self, config: Idefics2Config) -> None:
-        super().__init__()
-        dim = config.dim_out
-        self.norm_latents = nn.RMSNorm(dim, config.eps)
-        self.norm_context = nn.RMSNorm(dim, config.eps)
-        self.attention = GroupedAttention(
-            dim, heads=config.heads, key_heads=config.key_heads, dim_head=config.dim_head
-        )
-        self.norm = nn.RMSNorm(dim, config.eps)
-        self.mlp = GatedMLP(dim, config.ff_mult * dim, dim)
-
-    def forward(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, D] new latents."""
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        return self._after(latents_BKD + self.attention(query, key, mask))
-
-    def read(
-        self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each latent reads
-        from them.
-        """
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        read_BKD, sources_BKN = self.attention.read(query, key, mask, clip_BND.shape[1])
-        return self._after(latents_BKD + read_BKD), sources_BKN
-
-    def _after(self, latents_BKD: Tensor) -> Tensor:
-        out: Tensor = latents_BKD + self.mlp(self.norm(latents_BKD))
-        return out
-
-    def _inputs(
-        self, latents: Tensor, clip: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        query = self.norm_latents(latents)
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)
-        return query, torch.cat([self.norm_context(clip), query], dim=1), mask
-
-
 class Idefics2(LatentProjector):
     """The connector; the soft provenance of a latent is the attention of the last layer."""
 
     config: Idefics2Config
     reference_names = (
         (r"^(latents|layers\.|norm\.)", r"perceiver_resampler.\1"),
-        (r"\.norm_(latents|context)\.", r".input_\1_norm."),
-        (r"(layers\.\d+)\.norm\.", r"\1.post_attention_layernorm."),
+        (r"\.norm_latents\.", r".input_latents_norm."),
+        (r"\.norm_clip\.", r".input_context_norm."),
+        (r"\.feed_forward\.0\.", r".post_attention_layernorm."),
+        (r"\.feed_forward\.1\.", r".mlp."),
         (r"\.attention\.", r".self_attn."),
     )
 
@@ -123,7 +84,7 @@ class Idefics2(LatentProjector):
         dim = config.dim_out
         self.modality_projection = GatedMLP(config.dim_in, config.hidden, dim)
         self.latents = nn.Parameter(torch.randn(config.num_latents, dim))
-        self.layers = nn.ModuleList(Idefics2Layer(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(dim, config.eps)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -131,9 +92,19 @@ class Idefics2(LatentProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        clip_BND, mask_BN = self.modality_projection(self.embedded(clips)), clips.mask
-        latents = self.latents.expand(len(clip_BND), -1, -1)
-        for layer in self.layers[:-1]:
-            latents = layer(latents, clip_BND, mask_BN)
-        latents, sources = cast(Idefics2Layer, self.layers[-1]).read(latents, clip_BND, mask_BN)
+        clip_BND = self.modality_projection(self.embedded(clips))
+        first_BKD = self.latents.expand(len(clip_BND), -1, -1)
+        latents, sources = read_in_layers(self.layers, first_BKD, clip_BND, clips.mask)
         return self.norm(latents), sources
+
+
+def _layer(config: Idefics2Config) -> ReadingLayer:
+    dim, eps = config.dim_out, config.eps
+    return ReadingLayer(
+        nn.RMSNorm(dim, eps),
+        nn.RMSNorm(dim, eps),
+        GroupedAttention(
+            dim, heads=config.heads, key_heads=config.key_heads, dim_head=config.dim_head
+        ),
+        nn.Sequential(nn.RMSNorm(dim, eps), GatedMLP(dim, config.ff_mult * dim, dim)),
+    )

@@ -3,9 +3,9 @@
 Legend: B clips, N rows of a clip, D features.
 """
 
-from typing import cast
+from typing import Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorConfig
@@ -27,6 +27,20 @@ class LatentConfig(ProjectorConfig):
     """Rows of a learned table of frame embeddings, zero before training, added to the tokens and
     stretched over clips of more frames; 0: none, as in the original."""
 
+    @property
+    def dim_rows(self) -> int:
+        """Features of the rows that latents read."""
+        return self.dim_in
+
+    @model_validator(mode="after")
+    def _check_frames(self) -> Self:
+        if self.max_frames and self.frames_per_clip == 1:
+            raise ValueError(
+                f"{self.name!r} tells the frames of a clip apart, got max_frames={self.max_frames} "
+                f"and clips of one frame: set frames_per_clip, or max_frames=0"
+            )
+        return self
+
 
 class LatentProjector(SetwiseProjector):
     """A ``SetwiseProjector`` with these settings; subclasses write ``read``."""
@@ -35,8 +49,8 @@ class LatentProjector(SetwiseProjector):
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__(config)
-        rows, dim = config.max_frames, config.dim_in
-        self.frames = FrameEmbedding(rows, dim) if rows else None
+        rows = config.max_frames
+        self.frames = FrameEmbedding(rows, config.dim_rows) if rows else None
 
     @property
     def num_latents(self) -> int:

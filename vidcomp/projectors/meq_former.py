@@ -79,8 +79,10 @@ class MeqFormerConfig(InstructQFormerConfig):
         others = len(self.widths) - 1
         return super().needs + f" and the tokens of {len(self.widths)} encoders" * bool(others)
 
-    def _sizes(self) -> dict[str, Any]:
-        return {**super()._sizes(), "dim_key": self.dim_key}
+    @property
+    def dim_rows(self) -> int:
+        """``dim_key``, whichever encoder a row is of."""
+        return self.dim_key
 
     def module(self) -> "MeqFormer":
         """A ``MeqFormer`` with weights normal 0.02, latents too."""

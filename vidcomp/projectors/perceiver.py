@@ -11,22 +11,24 @@ table.
 """
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
+from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import CrossAttention, stretched_rows
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.latents import LatentConfig, LatentProjector, output_layer
+from vidcomp.projectors.resampler import ReadingLayer, read_in_layers
+from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
-__all__ = ["Layer", "Perceiver", "PerceiverConfig"]
+__all__ = ["Perceiver", "PerceiverConfig"]
 
 
 @PROJECTORS.add("perceiver")
-class PerceiverConfig(ProjectorConfig):
+class PerceiverConfig(LatentConfig):
     """Latents that cross-attend to all tokens of a clip (Flamingo)."""
 
     about = ProjectorAbout(
@@ -36,8 +38,6 @@ class PerceiverConfig(ProjectorConfig):
         in_order=False,
     )
 
-    num_latents: int = Field(64, ge=1)
-    """Tokens out of every clip."""
     depth: int = Field(6, ge=1)
     """Layers of attention and feed-forward."""
     heads: int = Field(8, ge=1)
@@ -61,52 +61,7 @@ class PerceiverConfig(ProjectorConfig):
         return Perceiver(self)
 
 
-class Layer(nn.Module):
-    """Latents read the clip and themselves, then a feed-forward; both are added to them."""
-
-    def __init__(self, config: PerceiverConfig) -> None:
-        super().__init__()
-        dim, hidden = config.dim_in, config.dim_in * config.ff_mult
-        self.norm_media = nn.LayerNorm(dim)
-        self.norm_latents = nn.LayerNorm(dim)
-        self.attention = CrossAttention(dim, heads=config.heads, dim_head=config.dim_head)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, hidden, bias=False),
-            nn.GELU(),
-            nn.Linear(hidden, dim, bias=False),
-        )
-
-    def forward(self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, K, D] new latents."""
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        return self._after(latents_BKD + self.attention(query, key, mask))
-
-    def read(
-        self, latents_BKD: Tensor, clip_BND: Tensor, mask_BN: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """New latents, and [B, K, N] float32 shares of the clip's tokens in what each latent reads
-        from them.
-        """
-        query, key, mask = self._inputs(latents_BKD, clip_BND, mask_BN)
-        read_BKD, sources_BKN = self.attention.read(query, key, mask, clip_BND.shape[1])
-        return self._after(latents_BKD + read_BKD), sources_BKN
-
-    def _after(self, latents_BKD: Tensor) -> Tensor:
-        out: Tensor = latents_BKD + self.feed_forward(latents_BKD)
-        return out
-
-    def _inputs(
-        self, latents: Tensor, clip: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        query = self.norm_latents(latents)
-        key = torch.cat([self.norm_media(clip), query], dim=1)
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)
-        return query, key, mask
-
-
-class Perceiver(SetwiseProjector):
+class Perceiver(LatentProjector):
     """The resampler; if ``dim_out`` is not ``dim_in``, a linear layer ``output`` follows it.
 
     The soft provenance of a latent is the attention of the last layer, averaged over heads: where
@@ -115,8 +70,10 @@ class Perceiver(SetwiseProjector):
 
     config: PerceiverConfig
     reference_names = (
+        (r"^frames\.weight$", "frame_embs"),
         (r"^(layers\.\d+)\.attention\.", r"\1.0."),
-        (r"^(layers\.\d+)\.norm_", r"\1.0.norm_"),
+        (r"^(layers\.\d+)\.norm_clip\.", r"\1.0.norm_media."),
+        (r"^(layers\.\d+)\.norm_latents\.", r"\1.0.norm_latents."),
         (r"^(layers\.\d+)\.feed_forward\.", r"\1.1."),
     )
 
@@ -124,24 +81,13 @@ class Perceiver(SetwiseProjector):
         super().__init__(config)
         dim = config.dim_in
         self.latents = nn.Parameter(torch.randn(config.num_latents, dim))
-        if config.max_frames:
-            self.frame_embs = nn.Parameter(torch.randn(config.max_frames, dim))
+        if self.frames is not None:
+            nn.init.normal_(self.frames.weight)
         if config.max_clips:
             self.media_time_embs = nn.Parameter(torch.randn(config.max_clips, 1, dim))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim)
-        same = config.dim_out == dim
-        self.output = nn.Identity() if same else nn.Linear(dim, config.dim_out)
-
-    @property
-    def num_latents(self) -> int:
-        """As the settings say."""
-        return self.config.num_latents
-
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
+        self.output = output_layer(dim, config.dim_out)
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of OpenFlamingo or of flamingo-pytorch (``media_pos_emb``)."""
@@ -150,20 +96,30 @@ class Perceiver(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        clip_BND, mask_BN = self._embedded(clips), clips.mask
-        latents = self.latents.expand(len(clip_BND), -1, -1)
-        for layer in self.layers[:-1]:
-            latents = layer(latents, clip_BND, mask_BN)
-        latents, sources = cast(Layer, self.layers[-1]).read(latents, clip_BND, mask_BN)
+        clip_BND = self.embedded(clips)
+        first_BKD = self.latents.expand(len(clip_BND), -1, -1)
+        latents, sources = read_in_layers(self.layers, first_BKD, clip_BND, clips.mask)
         return self.output(self.norm(latents)), sources
 
-    def _embedded(self, clips: ClipSets) -> Tensor:
+    def embedded(self, clips: ClipSets) -> Tensor:
         """[B, N, D] tokens with the embeddings of their frame in the clip and of their clip."""
-        tokens = clips.rows
-        if self.config.max_frames:
-            frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
-            tokens = tokens + stretched_rows(self.frame_embs, frame_BN, length_B1)
-        if self.config.max_clips:
-            number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
-            tokens = tokens + stretched_rows(self.media_time_embs.squeeze(1), number_B1, count_B1)
-        return tokens
+        tokens = super().embedded(clips)
+        if not self.config.max_clips:
+            return tokens
+        number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
+        return tokens + stretched_rows(self.media_time_embs.squeeze(1), number_B1, count_B1)
+
+
+def _layer(config: PerceiverConfig) -> ReadingLayer:
+    dim, hidden = config.dim_in, config.dim_in * config.ff_mult
+    return ReadingLayer(
+        nn.LayerNorm(dim),
+        nn.LayerNorm(dim),
+        CrossAttention(dim, heads=config.heads, dim_head=config.dim_head),
+        nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden, bias=False),
+            nn.GELU(),
+            nn.Linear(hidden, dim, bias=False),
+        ),
+    )

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout
+from vidcomp.projectors.latents import LatentProjector
 from vidcomp.projectors.perceiver_parts import (
     PERCEIVER_NAMES,
     GatedFeedForward,
@@ -25,7 +26,7 @@ from vidcomp.projectors.perceiver_parts import (
     with_fourier,
     without_repeats,
 )
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
 __all__ = ["PerceiverIO", "PerceiverIOConfig"]
@@ -61,7 +62,7 @@ class PerceiverIOConfig(LatentArrayConfig):
         return PerceiverIO(self)
 
 
-class PerceiverIO(SetwiseProjector):
+class PerceiverIO(LatentProjector):
     """The model; its soft provenance is the decoder's attention through that of the latents."""
 
     config: PerceiverIOConfig
@@ -91,11 +92,6 @@ class PerceiverIO(SetwiseProjector):
         """Output queries: what comes out of a clip."""
         return self.config.num_outputs
 
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
-
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of perceiver-pytorch; without ``queries`` ours stay as they are."""
         own = {"queries": self.queries.detach(), **without_repeats(state, len(self.layers))}
@@ -103,7 +99,8 @@ class PerceiverIO(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Encode, then decode with the learned queries."""
-        clip_BND = with_fourier(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
+        bands, max_freq = self.config.freq_bands, self.config.max_freq
+        clip_BND = with_fourier(clips, self.embedded(clips), bands, max_freq)
         latents_BLD, of_latents_BLN = self.encode(clip_BND, clips.mask)
         queries_BKD = self.queries.expand(len(clip_BND), -1, -1)
         tokens_BKE, of_tokens_BKL = self.decode(queries_BKD, latents_BLD)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.latents import output_layer
+from vidcomp.projectors.latents import LatentProjector, output_layer
 from vidcomp.projectors.perceiver_parts import (
     PERCEIVER_NAMES,
     LatentArrayConfig,
@@ -24,7 +24,7 @@ from vidcomp.projectors.perceiver_parts import (
     with_fourier,
     without_repeats,
 )
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
 __all__ = ["IterativeLayer", "IterativePerceiver", "IterativePerceiverConfig"]
@@ -69,7 +69,7 @@ class IterativeLayer(LatentLayer):
         return latents_BKD
 
 
-class IterativePerceiver(SetwiseProjector):
+class IterativePerceiver(LatentProjector):
     """The latents; if ``dim_out`` is not ``dim_latent``, a linear layer ``output`` follows.
 
     The soft provenance of a latent is the attention of the last reading.
@@ -85,16 +85,6 @@ class IterativePerceiver(SetwiseProjector):
         self.layers = nn.ModuleList(IterativeLayer(config) for _ in range(own))
         self.output = output_layer(config.dim_latent, config.dim_out)
 
-    @property
-    def num_latents(self) -> int:
-        """As the settings say."""
-        return self.config.num_latents
-
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
-
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of perceiver-pytorch; a classifier's head is left out."""
         own = without_repeats(state, len(self.layers))
@@ -104,7 +94,8 @@ class IterativePerceiver(SetwiseProjector):
 
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last reading."""
-        clip_BND = with_fourier(clips, clips.rows, self.config.freq_bands, self.config.max_freq)
+        bands, max_freq = self.config.freq_bands, self.config.max_freq
+        clip_BND = with_fourier(clips, self.embedded(clips), bands, max_freq)
         latents = self.latents.expand(len(clip_BND), -1, -1)
         for i in range(self.config.depth - 1):
             latents = self.layers[min(i, len(self.layers) - 1)](latents, clip_BND, clips.mask)

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from vidcomp.projectors.base import ProjectorConfig
 from vidcomp.projectors.blocks import CrossAttention
+from vidcomp.projectors.latents import LatentConfig
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.projectors.sincos import fourier
 
@@ -32,7 +32,7 @@ PERCEIVER_NAMES = ((r"\.attention\.", r".fn."), (r"\.net\.", r".fn.net."))
 """Our parameter names as perceiver-pytorch's."""
 
 
-class LatentArrayConfig(ProjectorConfig):
+class LatentArrayConfig(LatentConfig):
     """Settings of a latent array that reads a video once or again and again."""
 
     frames_per_clip: int | None = Field(None, ge=1)

@@ -18,10 +18,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vidcomp.errors import ConfigError
-from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import FrameEmbedding
+from vidcomp.projectors.base import ProjectorAbout
+from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.qformer_blocks import QFormer, QFormerShape, Words
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Query, QueryIds
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 @PROJECTORS.add("qformer")
-class QFormerConfig(ProjectorConfig):
+class QFormerConfig(LatentConfig):
     """Latents that read themselves and, every other layer, the video (BLIP-2)."""
 
     about = ProjectorAbout(
@@ -63,12 +63,6 @@ class QFormerConfig(ProjectorConfig):
     norm_input: bool = False
     """Normalise the tokens first, as LAVIS does outside of its Q-Former (``ln_vision``);
     transformers' encoders have done it already."""
-    frames_per_clip: int | None = Field(1, ge=1)
-    """Frames that are read into one set of latents: 1 each by itself, as the originals, ``None``
-    all of the video; the last clip may be shorter."""
-    max_frames: int = Field(0, ge=0)
-    """Rows of a table that tells the frames of a clip apart, stretched over longer clips; 0: none,
-    as in the originals."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -76,11 +70,6 @@ class QFormerConfig(ProjectorConfig):
             raise ValueError(
                 f"{self.name!r} splits dim={self.dim} among its heads, got heads={self.heads}: "
                 f"choose a divisor"
-            )
-        if self.max_frames and self.frames_per_clip == 1:
-            raise ValueError(
-                f"{self.name!r} tells the frames of a clip apart, got max_frames={self.max_frames} "
-                f"and clips of one frame: set frames_per_clip, or leave max_frames out"
             )
         return self
 
@@ -91,7 +80,7 @@ class QFormerConfig(ProjectorConfig):
 
     def _sizes(self) -> dict[str, Any]:
         same = ("dim", "depth", "heads", "dim_ff", "cross_attention_frequency", "dropout")
-        return {"dim_key": self.dim_in, **{name: getattr(self, name) for name in same}}
+        return {"dim_key": self.dim_rows, **{name: getattr(self, name) for name in same}}
 
     def module(self) -> "QFormerProjector":
         """A ``QFormerProjector`` with weights normal 0.02, latents too (LAVIS)."""
@@ -121,7 +110,7 @@ class InstructQFormerConfig(QFormerConfig):
         return {**super()._sizes(), "num_words": self.num_words, "max_words": self.max_words}
 
 
-class QFormerProjector(SetwiseProjector):
+class QFormerProjector(LatentProjector):
     """The Q-Former; if ``dim_out`` is not ``dim``, ``language_projection`` follows it.
 
     The soft provenance of a latent is the attention of the last layer that reads the video,
@@ -137,21 +126,9 @@ class QFormerProjector(SetwiseProjector):
             self.ln_vision = nn.LayerNorm(shape.dim_key)
         # Not zeros, as in transformers: latents that start alike stay alike.
         self.query_tokens = nn.Parameter(torch.randn(1, config.num_latents, shape.dim) * 0.02)
-        if config.max_frames:
-            self.frame_embedding = FrameEmbedding(config.max_frames, shape.dim_key)
         self.qformer = QFormer(shape)
         same = config.dim_out == shape.dim
         self.language_projection = nn.Identity() if same else nn.Linear(shape.dim, config.dim_out)
-
-    @property
-    def num_latents(self) -> int:
-        """As the settings say."""
-        return self.config.num_latents
-
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of transformers or of LAVIS (``Qformer.bert.``, ``llm_proj.``).
@@ -169,13 +146,8 @@ class QFormerProjector(SetwiseProjector):
         return self.language_projection(out_BKD), sources_BKN
 
     def _keys(self, clips: ClipSets) -> Tensor:
-        keys_BND = clips.rows
-        if self.config.norm_input:
-            keys_BND = self.ln_vision(keys_BND)
-        if self.config.max_frames:
-            frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
-            keys_BND = keys_BND + self.frame_embedding(frame_BN, length_B1)
-        return keys_BND
+        keys_BND = self.ln_vision(clips.rows) if self.config.norm_input else clips.rows
+        return self.add_frames(keys_BND, clips)
 
     def _words(self, queries: Sequence[Query | None]) -> Words | None:
         if self.asks is None:

@@ -8,17 +8,16 @@ video needs to know its frames: all are options.
 Legend: B clips of all videos, K latents, N tokens of the longest clip, D features.
 """
 
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import FrameEmbedding
-from vidcomp.projectors.latents import output_layer
-from vidcomp.projectors.resampler import ResamplerLayer
-from vidcomp.projectors.sets import ClipSets, SetwiseProjector
+from vidcomp.projectors.base import ProjectorAbout
+from vidcomp.projectors.latents import LatentConfig, LatentProjector, output_layer
+from vidcomp.projectors.resampler import ResamplerLayer, read_in_layers
+from vidcomp.projectors.sets import ClipSets
 from vidcomp.projectors.sincos import sincos_hw
 from vidcomp.registry import PROJECTORS
 
@@ -26,7 +25,7 @@ __all__ = ["LightQFormer", "LightQFormerConfig"]
 
 
 @PROJECTORS.add("qformer_light")
-class LightQFormerConfig(ProjectorConfig):
+class LightQFormerConfig(LatentConfig):
     """Latents that cross-attend to all tokens of a clip, in few layers."""
 
     about = ProjectorAbout(
@@ -54,9 +53,6 @@ class LightQFormerConfig(ProjectorConfig):
     frames_per_clip: int | None = Field(None, ge=1)
     """Frames that one set of latents reads: ``None`` all of the video, 1 each by itself; the last
     clip may be shorter."""
-    max_frames: int = Field(0, ge=0)
-    """Rows of a table that tells the frames of a clip apart, stretched over longer clips; 0:
-    none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,7 +68,7 @@ class LightQFormerConfig(ProjectorConfig):
         return LightQFormer(self)
 
 
-class LightQFormer(SetwiseProjector):
+class LightQFormer(LatentProjector):
     """The Q-Former; if ``dim_out`` is not ``dim``, a linear layer ``output`` follows it.
 
     The soft provenance of a latent is the attention of the last layer, averaged over heads.
@@ -89,8 +85,6 @@ class LightQFormer(SetwiseProjector):
         dim = config.dim
         self.query_tokens = nn.Parameter(torch.randn(1, config.num_latents, dim))
         self.proj = nn.Linear(config.dim_in, dim)
-        if config.max_frames:
-            self.frame_embedding = FrameEmbedding(config.max_frames, dim)
         self.layers = nn.ModuleList(
             ResamplerLayer(
                 dim,
@@ -103,29 +97,13 @@ class LightQFormer(SetwiseProjector):
         )
         self.output = output_layer(dim, config.dim_out)
 
-    @property
-    def num_latents(self) -> int:
-        """As the settings say."""
-        return self.config.num_latents
-
-    @property
-    def frames_per_clip(self) -> int | None:
-        """As the settings say."""
-        return self.config.frames_per_clip
-
     def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
         """Layer after layer; the sources are those of the last."""
-        value_BND = self.proj(clips.rows)
-        if self.config.max_frames:
-            frame_BN, length_B1 = clips.places[..., 0], clips.sizes[:, :1]
-            value_BND = value_BND + self.frame_embedding(frame_BN, length_B1)
+        value_BND = self.proj(self.embedded(clips))
         key_BND = value_BND
         if self.config.positions:
             place_BND = sincos_hw(clips.places[..., 1:], self.config.dim)
             key_BND = value_BND + place_BND.to(value_BND.dtype)
-        latents = self.query_tokens.expand(len(value_BND), -1, -1)
-        for layer in self.layers[:-1]:
-            latents = layer(latents, key_BND, value_BND, clips.mask)
-        last = cast(ResamplerLayer, self.layers[-1])
-        latents, sources = last.read(latents, key_BND, value_BND, clips.mask)
+        first_BKD = self.query_tokens.expand(len(value_BND), -1, -1)
+        latents, sources = read_in_layers(self.layers, first_BKD, key_BND, value_BND, clips.mask)
         return self.output(latents), sources

@@ -11,7 +11,7 @@ Legend: B videos, T H W frames and patches, I J K the cells that come out, N row
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from vidcomp.errors import ShapeError
@@ -19,7 +19,6 @@ from vidcomp.functional.pool import window_weights
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.blocks import FrameEmbedding, mlp, untraced
 from vidcomp.projectors.convs import RegStage
-from vidcomp.projectors.frame_cells import Count
 from vidcomp.projectors.gridwise import GridwiseProjector
 from vidcomp.projectors.pooling import mean_windows
 from vidcomp.projectors.positions import embedded_maps
@@ -49,7 +48,7 @@ class ConnectorConfig(ProjectorConfig):
     sampler: ClassVar[Literal["conv", "mean"]] = "conv"
     """Whether windows are convolved or averaged."""
 
-    downsample: tuple[Count, Count, Count] = (2, 2, 2)
+    downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2)
     """Frames, rows and columns of a window, which is also the step to the next one."""
     depth: int = Field(4, ge=0)
     """Convolutional blocks of each frame before the sampler, and as many after it."""
@@ -127,7 +126,7 @@ class SpatialConvConfig(ConnectorConfig):
         checkpoint=f"{_CHECKPOINT} `SpatialConv`",
     )
 
-    downsample: tuple[Count, Count, Count] = (1, 2, 2)
+    downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
     """Frames, rows and columns of a window, which is also the step to the next one."""
     depth: int = Field(0, ge=0)
     """Convolutional blocks of each frame before the sampler, and as many after it."""
@@ -153,7 +152,7 @@ class SpatialPoolConfig(ConnectorConfig):
         checkpoint=f"{_CHECKPOINT} `SpatialPool`",
     )
 
-    downsample: tuple[Count, Count, Count] = (1, 2, 2)
+    downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
     """Frames, rows and columns of a window, which is also the step to the next one."""
     depth: int = Field(0, ge=0)
     """Convolutional blocks of each frame before the sampler, and as many after it."""
