@@ -6,10 +6,11 @@ import pytest
 import torch
 from strategies import make_video
 
-from vidcomp.compress.base import Compressor, Kind, Merge, Prune, row_extra
+from vidcomp.compress.base import Compressor, Kind, Merge, Prune, QueryAware, row_extra
+from vidcomp.compress.pipeline import Pipeline
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.registry import COMPRESSORS
-from vidcomp.types import Grid
+from vidcomp.types import Grid, QueryFeatures, VideoTokens
 
 
 class FirstRows(Prune):
@@ -85,3 +86,27 @@ def test_the_baselines_are_there():
         "uniform",
         "uniform_frames",
     } <= set(COMPRESSORS.names())
+
+
+@pytest.mark.parametrize("name", COMPRESSORS.names())
+def test_ids_are_chosen_by_place_or_refused(name: str):
+    grid = Grid(4, 4, 6)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 8192, (grid.num_patches,), generator=generator)
+    starts = torch.arange(4.0)
+    video = VideoTokens.from_grid(ids, grid, torch.stack([starts, starts + 1], dim=1))
+    stage = COMPRESSORS.make(name)
+    if isinstance(stage, QueryAware):
+        stage = stage.bind(QueryFeatures(embedding=torch.ones(1, 4)))
+    assert stage(video, len(video)) is video
+    if stage.needs_features:
+        for call in (stage, stage.plan, Pipeline([stage]), Pipeline([stage]).plan):
+            with pytest.raises(ShapeError, match=rf"'{name}' computes with features.*int64 ids"):
+                call(video, 20)
+        return
+    out = stage(video, 20)
+    assert len(out) == stage.plan(video, 20)
+    rows = (out.positions @ torch.tensor([24.0, 6.0, 1.0])).long()
+    assert torch.equal(out.tokens, video.tokens[rows])
+    assert torch.equal(out.spans, video.spans[rows])
+    assert torch.equal(out.mass, torch.ones(len(out)))

@@ -82,15 +82,35 @@ class Compressor(Config, ABC):
         """True if ``plan`` is ``min(budget, N)`` for every video; if not, ``count`` tells."""
         return True
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether the stage computes with the tokens; if not, their places are enough."""
+        return "features" in self.about.needs
+
+    def check_rows(self, video: VideoTokens) -> None:
+        """Nothing, if the stage can work on such tokens.
+
+        Raises:
+            ShapeError: they are ids of a codebook, which cannot be compared or averaged.
+        """
+        if video.tokens.ndim == 1 and self.needs_features:
+            raise ShapeError(
+                f"{self.name!r} computes with features, got {video.tokens.dtype} ids: use a stage "
+                f"that chooses by place ('uniform', 'uniform_frames', 'stride' or 'random')"
+            )
+
     def plan(self, video: VideoTokens, budget: int) -> int:
         """The exact number of tokens that a call will return.
 
         Raises:
             BudgetError: no count within ``budget`` can be reached.
-            ShapeError: the stage needs a dense grid and the video has none.
+            ShapeError: the stage needs a dense grid or features, and the video has none.
         """
         _check(budget)
-        return len(video) if budget >= len(video) else self.count(video, budget)
+        if budget >= len(video):
+            return len(video)
+        self.check_rows(video)
+        return self.count(video, budget)
 
     def __call__(self, video: VideoTokens, budget: int) -> VideoTokens:
         """``plan(video, budget)`` tokens in raster order; the input itself if nothing must go.
@@ -101,11 +121,12 @@ class Compressor(Config, ABC):
 
         Raises:
             BudgetError: ``budget`` is below 1 or cannot be reached.
-            ShapeError: the stage needs a dense grid and the video has none.
+            ShapeError: the stage needs a dense grid or features, and the video has none.
         """
         _check(budget)
         if budget >= len(video):
             return video
+        self.check_rows(video)
         out = self.reduce(video, budget)
         assert 1 <= len(out) <= budget, f"{self!r} broke its promise"  # noqa: S101  # our own bug
         return out

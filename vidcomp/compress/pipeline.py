@@ -82,6 +82,20 @@ class Pipeline(Compressor):
             )
 
     @property
+    def needs_features(self) -> bool:
+        """Whether a stage computes with the tokens."""
+        return any(member.needs_features for member, _ in self._members())
+
+    def check_rows(self, video: VideoTokens) -> None:
+        """Nothing, if all stages can work on such tokens.
+
+        Raises:
+            ShapeError: they are ids, and a stage wants features.
+        """
+        for member, _ in self._members():
+            member.check_rows(video)
+
+    @property
     def exact(self) -> bool:
         """True if the stage that closes on the budget is exact, and no other may fall below it."""
         return all(compressor.exact for compressor, _ in self._members())
