@@ -22,16 +22,16 @@ CLIP_COLORS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-_SWITCHES = {"do_resize": True, "do_normalize": True, "do_rescale": True}
-_SCALE = {"rescale_factor": 1 / 255, **_SWITCHES}
-_TRUNK: dict[str, Any] = {
+SWITCHES = {"do_resize": True, "do_normalize": True, "do_rescale": True}
+SCALE = {"rescale_factor": 1 / 255, **SWITCHES}
+TRUNK: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
 _TEXT = {
-    **_TRUNK,
+    **TRUNK,
     "num_hidden_layers": 1,
     "vocab_size": 50,
     "max_position_embeddings": 8,
@@ -47,7 +47,7 @@ def _two_towers(family: str, vision: dict[str, Any], text: dict[str, Any]) -> nn
     return getattr(transformers, f"{family}Model")(config)
 
 
-def _single(family: str, model: str = "Model", **settings: Any) -> nn.Module:
+def single(family: str, model: str = "Model", **settings: Any) -> nn.Module:
     import transformers
 
     config = getattr(transformers, f"{family}Config")(**settings)
@@ -55,32 +55,32 @@ def _single(family: str, model: str = "Model", **settings: Any) -> nn.Module:
 
 
 def _siglip() -> tuple[nn.Module, dict[str, Any]]:
-    vision = {**_TRUNK, "image_size": 32, "patch_size": 8}
+    vision = {**TRUNK, "image_size": 32, "patch_size": 8}
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "size": {"height": 32, "width": 32},
         "resample": 3,
-        **_SCALE,
+        **SCALE,
         **HALF,
     }
     return _two_towers("Siglip", vision, _TEXT), processor
 
 
 def _siglip2() -> tuple[nn.Module, dict[str, Any]]:
-    vision = {**_TRUNK, "num_patches": 16, "patch_size": 8}
+    vision = {**TRUNK, "num_patches": 16, "patch_size": 8}
     processor = {
         "image_processor_type": "Siglip2ImageProcessor",
         "max_num_patches": 16,
         "patch_size": 8,
         "resample": 2,
-        **_SCALE,
+        **SCALE,
         **HALF,
     }
     return _two_towers("Siglip2", vision, _TEXT), processor
 
 
 def _clip() -> tuple[nn.Module, dict[str, Any]]:
-    vision = {**_TRUNK, "image_size": 32, "patch_size": 8, "projection_dim": 16}
+    vision = {**TRUNK, "image_size": 32, "patch_size": 8, "projection_dim": 16}
     text = {**_TEXT, "projection_dim": 16}
     processor = {  # as in 2021: whole numbers for sizes, no rescale factor
         "feature_extractor_type": "CLIPFeatureExtractor",
@@ -103,21 +103,21 @@ def _dino_processor(size: int, crop: int) -> dict[str, Any]:
         "do_convert_rgb": True,
         "resample": 3,
         "size": {"shortest_edge": size},
-        **_SCALE,
+        **SCALE,
         **IMAGENET,
     }
 
 
 def _dinov2() -> tuple[nn.Module, dict[str, Any]]:
-    settings = {k: v for k, v in _TRUNK.items() if k != "intermediate_size"}
+    settings = {k: v for k, v in TRUNK.items() if k != "intermediate_size"}
     # Trained at one size, used at another, as the published ones (518 and 224).
-    model = _single("Dinov2", image_size=48, patch_size=8, mlp_ratio=2, **settings)
+    model = single("Dinov2", image_size=48, patch_size=8, mlp_ratio=2, **settings)
     return model, _dino_processor(36, 32)
 
 
 def _dinov2_registers() -> tuple[nn.Module, dict[str, Any]]:
-    settings = {k: v for k, v in _TRUNK.items() if k != "intermediate_size"}
-    model = _single(
+    settings = {k: v for k, v in TRUNK.items() if k != "intermediate_size"}
+    model = single(
         "Dinov2WithRegisters",
         image_size=48,
         patch_size=8,
@@ -129,56 +129,56 @@ def _dinov2_registers() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _dinov3() -> tuple[nn.Module, dict[str, Any]]:
-    model = _single("DINOv3ViT", image_size=32, patch_size=8, num_register_tokens=4, **_TRUNK)
+    model = single("DINOv3ViT", image_size=32, patch_size=8, num_register_tokens=4, **TRUNK)
     processor = {
         "image_processor_type": "DINOv3ViTImageProcessorFast",
         "size": {"height": 32, "width": 32},
         "resample": 2,
-        **_SCALE,
+        **SCALE,
         **IMAGENET,
     }
     return model, processor
 
 
 def _dinov3_convnext() -> tuple[nn.Module, dict[str, Any]]:
-    model = _single("DINOv3ConvNext", hidden_sizes=[8, 12, 16, 24], depths=[1, 1, 1, 1])
+    model = single("DINOv3ConvNext", hidden_sizes=[8, 12, 16, 24], depths=[1, 1, 1, 1])
     return model, {**_dinov3()[1], "size": {"height": 64, "width": 64}}
 
 
 def _aimv2() -> tuple[nn.Module, dict[str, Any]]:
     import transformers
 
-    config = transformers.Aimv2VisionConfig(image_size=32, patch_size=8, **_TRUNK)
+    config = transformers.Aimv2VisionConfig(image_size=32, patch_size=8, **TRUNK)
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "crop_size": {"height": 32, "width": 32},
         "do_center_crop": True,
         "resample": 3,
         "size": {"shortest_edge": 32},
-        **_SCALE,
+        **SCALE,
         **CLIP_COLORS,
     }
     return transformers.Aimv2VisionModel(config), processor
 
 
 def _vit() -> tuple[nn.Module, dict[str, Any]]:
-    model = _single("ViT", "ForImageClassification", image_size=32, patch_size=8, **_TRUNK)
+    model = single("ViT", "ForImageClassification", image_size=32, patch_size=8, **TRUNK)
     processor = {"do_normalize": True, "do_resize": True, "size": 32, **HALF}
     return model, {"image_processor_type": "ViTImageProcessor", **processor}
 
 
 def _beit() -> tuple[nn.Module, dict[str, Any]]:
     settings = {"image_size": 32, "patch_size": 8, "use_relative_position_bias": True}
-    return _single("Beit", **settings, **_TRUNK), _siglip()[1]
+    return single("Beit", **settings, **TRUNK), _siglip()[1]
 
 
 def _swin() -> tuple[nn.Module, dict[str, Any]]:
     settings = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "window_size": 4}
-    return _single("Swin", depths=[1, 1, 1], num_heads=[2, 2, 2], **settings), _siglip()[1]
+    return single("Swin", depths=[1, 1, 1], num_heads=[2, 2, 2], **settings), _siglip()[1]
 
 
 def _vjepa2() -> tuple[nn.Module, dict[str, Any]]:
-    model = _single(
+    model = single(
         "VJEPA2",
         crop_size=32,
         patch_size=8,
@@ -200,7 +200,7 @@ def _vjepa2() -> tuple[nn.Module, dict[str, Any]]:
         "do_center_crop": True,
         "resample": 2,
         "size": {"shortest_edge": 36},
-        **_SCALE,
+        **SCALE,
         **IMAGENET,
     }
     return model, processor
@@ -222,13 +222,13 @@ def _video_processor(kind: str) -> dict[str, Any]:
 def _videomae() -> tuple[nn.Module, dict[str, Any]]:
     settings = {"image_size": 32, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}
     decoder = {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2}
-    model = _single("VideoMAE", use_mean_pooling=False, **settings, **decoder, **_TRUNK)
+    model = single("VideoMAE", use_mean_pooling=False, **settings, **decoder, **TRUNK)
     return model, _video_processor("VideoMAEFeatureExtractor")
 
 
 def _timesformer() -> tuple[nn.Module, dict[str, Any]]:
     settings = {"image_size": 32, "patch_size": 8, "num_frames": 4}
-    model = _single("Timesformer", **settings, **_TRUNK)
+    model = single("Timesformer", **settings, **TRUNK)
     return model, _video_processor("VideoMAEFeatureExtractor")
 
 
@@ -242,10 +242,10 @@ def _vivit() -> tuple[nn.Module, dict[str, Any]]:
         "rescale_factor": 1 / 127.5,
         "resample": 2,
         "size": {"shortest_edge": 36},
-        **_SWITCHES,
+        **SWITCHES,
         **HALF,
     }
-    return _single("Vivit", **settings, **_TRUNK), processor
+    return single("Vivit", **settings, **TRUNK), processor
 
 
 FRAME_MODELS: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {
@@ -350,12 +350,14 @@ def random_frames(
 
 def save_tiny(name: str, folder: Path, *, seed: int = 0) -> Path:
     """The tiny model ``name`` written into ``folder`` (made if needed); returns the folder."""
+    from tiny_tokenizers import TOKENIZERS
+
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if name in PYTORCHVIDEO_MODELS:
             return _save_pytorchvideo(PYTORCHVIDEO_MODELS[name], folder)
-        model, processor = {**FRAME_MODELS, **CLIP_MODELS}[name]()
+        model, processor = {**FRAME_MODELS, **CLIP_MODELS, **TOKENIZERS}[name]()
         _roughen(model)
     model.save_pretrained(folder)  # type: ignore[operator]  # a PreTrainedModel
     kind = "video_preprocessor" if "video_processor_type" in processor else "preprocessor"

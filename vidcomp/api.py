@@ -239,7 +239,10 @@ def prepare(
     encode = cast("EncoderConfig", recipe.encode)
     project = cast("ProjectorConfig | None", recipe.project)
     built = encode.build(device=device, compile=compile, batch_size=batch_size)
-    if project is not None and project.dim_in != built.dim:
+    pipeline = None if recipe.compress is None else Pipeline(stages=recipe.compress.stages)
+    if built.num_codes:
+        _check_for_ids(encode.name, pipeline, project)
+    elif project is not None and project.dim_in != built.dim:
         raise ConfigError(
             f"the projector {project.name!r} takes tokens of {project.dim_in} features and the "
             f"encoder {encode.name!r} gives {built.dim}: set project.dim_in={built.dim}"
@@ -247,9 +250,27 @@ def prepare(
     return Prepared(
         recipe=recipe,
         encoder=built,
-        pipeline=None if recipe.compress is None else Pipeline(stages=recipe.compress.stages),
+        pipeline=pipeline,
         projector=None if project is None else project.build(device=device).eval(),
     )
+
+
+def _check_for_ids(
+    encoder: str, pipeline: Pipeline | None, project: "ProjectorConfig | None"
+) -> None:
+    """Refuse to compute with ids, which are names of codes and no vectors."""
+    if project is not None:
+        raise ConfigError(
+            f"the encoder {encoder!r} gives ids and the projector {project.name!r} takes features: "
+            f"leave project out, or use an encoder of features"
+        )
+    if pipeline is not None and pipeline.needs_features:
+        names = [stage.compressor.name for stage in pipeline.stages]
+        raise ConfigError(
+            f"the encoder {encoder!r} gives ids, which the stages {names} would have to compare or "
+            f"average: use stages that choose by place, 'uniform', 'uniform_frames', 'stride' or "
+            f"'random'"
+        )
 
 
 def compress(

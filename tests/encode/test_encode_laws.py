@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import CLIP_MODELS, FRAME_MODELS, PYTORCHVIDEO_MODELS, random_frames
+from tiny_tokenizers import TOKENIZERS
 
 from vidcomp.encode.base import Encoder
 from vidcomp.encode.clips import valid_patches
@@ -17,6 +18,7 @@ MODELS = [
     "dct",
     *(f"hf:{name}" for name in FRAME_MODELS),
     *(f"hf_clip:{name}" for name in CLIP_MODELS),
+    *(f"hf_ids:{name}" for name in TOKENIZERS),
     *(f"pytorchvideo:{name}" for name in PYTORCHVIDEO_MODELS),
 ]
 
@@ -66,8 +68,13 @@ def test_tokens_lie_on_the_grid_that_was_announced(encoder: Encoder):
     frames = frames_for(encoder, num, first_index=2 * encoder.frames_multiple)
     video = encoder(frames)
     assert video.grid == encoder.grid(num, *frames.data.shape[2:])
-    assert video.tokens.shape == (video.grid.num_patches, encoder.dim)
-    assert video.tokens.dtype == torch.float32
+    if encoder.num_codes:
+        assert video.tokens.shape == (video.grid.num_patches,)
+        assert video.tokens.dtype == torch.int64
+        assert 0 <= video.tokens.min() < video.tokens.max() < encoder.num_codes
+    else:
+        assert video.tokens.shape == (video.grid.num_patches, encoder.dim)
+        assert video.tokens.dtype == torch.float32
     steps = encoder.frames_multiple * 2 // encoder.tubelet
     assert video.positions[0].tolist() == [steps, 0, 0]
     assert video.positions[-1].tolist() == [
@@ -127,7 +134,8 @@ def test_wrong_pictures_are_refused(encoder: Encoder):
 
 
 def test_building_leaves_the_random_state_alone(tiny):
-    for kind, name in [("hf", "vit"), ("hf_clip", "videomae"), ("pytorchvideo", "mvit")]:
+    models = {"hf": "vit", "hf_clip": "videomae", "hf_ids": "janus", "pytorchvideo": "mvit"}
+    for kind, name in models.items():
         before = torch.get_rng_state()
         ENCODERS.make(kind, model=tiny(name)).build()
         assert torch.equal(before, torch.get_rng_state())

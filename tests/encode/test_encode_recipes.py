@@ -16,6 +16,7 @@ RECIPES = {  # recipe: tiny model, further overrides, tokens of a clip of 24 fra
         ["project.dim_in=32", "project.dim_out=16", "project.tokens_per_frame=9"],
         24 * 9,
     ),
+    "dvae-ids": ("dvae", [], 24 * 16),
     "dinov2-tome": ("dinov2", [], 24 * 16 // 8),
     "vjepa2": ("vjepa2", ["compress.budget.tokens=100"], 100),
     "pytorchvideo-mvit": ("mvit", ["sample.fps=10"], 24 // 2 * 16 // 4),

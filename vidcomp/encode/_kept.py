@@ -27,7 +27,7 @@ class Kept(NamedTuple):
     """What a network says of the kept patches of a batch of clips, clip after clip."""
 
     tokens: Tensor
-    """[M, D] in the encoder's dtype."""
+    """[M, D] in the encoder's dtype, or [M] int64 ids."""
     saliency: Tensor | None = None
     """[M] float32, where the encoder was asked for it."""
 
@@ -115,7 +115,10 @@ def _clips(encoder: "ClipEncoder", owner: int, frames: Frames, mask: Tensor) -> 
 
 def _join(parts: list[Kept], encoder: "ClipEncoder") -> Kept:
     if not parts:
-        tokens = torch.zeros(0, encoder.dim, dtype=encoder.dtype, device=encoder.device)
+        if encoder.num_codes:
+            tokens = torch.zeros(0, dtype=torch.int64, device=encoder.device)
+        else:
+            tokens = torch.zeros(0, encoder.dim, dtype=encoder.dtype, device=encoder.device)
         return Kept(tokens, torch.zeros(0, device=encoder.device) if encoder.has_saliency else None)
     saliency = [part.saliency for part in parts if part.saliency is not None]
     return Kept(torch.cat([p.tokens for p in parts]), torch.cat(saliency) if saliency else None)

@@ -71,7 +71,9 @@ class Encoder(ABC):
     patch: tuple[int, int] | None = None
     """Pixels (height, width) of a cell of the grid; ``None``: the picture's share of one."""
     dim: int
-    """Features of a token."""
+    """Features of a token; 0 where tokens are ids."""
+    num_codes: int = 0
+    """Entries of the codebook whose ids the tokens are; 0: tokens are features."""
     weights_hash: str = ""
     """sha256 over the weights and their config files; empty if there are none."""
 

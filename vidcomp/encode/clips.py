@@ -28,7 +28,7 @@ class Features(NamedTuple):
     """What a network says of a batch of clips."""
 
     tokens: Tensor
-    """[B, t, h, w, D] in the encoder's dtype."""
+    """[B, t, h, w, D] in the encoder's dtype, or [B, t, h, w] int64 ids."""
     saliency: Tensor | None = None
     """[B, t, h, w] float32, where the encoder was asked for it."""
 
@@ -174,10 +174,9 @@ class ClipEncoder(Encoder):
 
     def _tokens(self, frames: Frames, grid: Grid, clips: list[Features]) -> VideoTokens:
         """One value of a chunk's clips; steps of the grid that are only filling are cut off."""
-        tokens_THWD = torch.cat([clip.tokens for clip in clips])[: grid.t]
+        tokens_PD = torch.cat([clip.tokens for clip in clips])[: grid.t].flatten(0, 2)
         saliencies = [clip.saliency for clip in clips if clip.saliency is not None]
         saliency = torch.cat(saliencies)[: grid.t].flatten() if saliencies else None
-        tokens_PD = tokens_THWD.reshape(grid.num_patches, -1)
         valid = self.valid(frames)
         if valid is None:
             return self._place(frames, grid, None, Kept(tokens_PD, saliency))

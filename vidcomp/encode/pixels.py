@@ -45,7 +45,7 @@ class Normalize:
         exact_mean, exact_std = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
         self._factor_C = (rescale / exact_std).float().to(device)
         self._shift_C = ((offset - exact_mean) / exact_std).float().to(device)
-        self._rescale, self._offset = rescale, offset
+        self._std, self._rescale, self._offset = tuple(std), rescale, offset
 
     @classmethod
     def of(cls, processor: Mapping[str, Any], device: torch.device | str) -> "Normalize":
@@ -72,6 +72,12 @@ class Normalize:
             offset=-1.0 if processor.get("offset") else 0.0,
             device=device,
         )
+
+    def then(self, factor: float, shift: float, device: torch.device | str) -> "Normalize":
+        """``factor * x + shift`` of what this one gives, in one step."""
+        std = [s / factor for s in self._std]
+        mean = [m - shift * s for m, s in zip(self.mean, std, strict=True)]
+        return Normalize(mean, std, rescale=self._rescale, offset=self._offset, device=device)
 
     @property
     def neutral(self) -> tuple[int, ...]:

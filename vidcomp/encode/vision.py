@@ -7,7 +7,7 @@ put before the patches.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from vidcomp.encode.watch import Watch
 from vidcomp.encode.weights import Checkpoint
 from vidcomp.errors import ConfigError
 
-__all__ = ["Tower", "load_tower", "num_extra_tokens", "pair", "quiet"]
+__all__ = ["Tower", "load_model", "load_tower", "num_extra_tokens", "pair", "quiet"]
 
 # Weights that may be missing because no token depends on them.
 _UNUSED = re.compile(r"(^|\.)(pooler|head|classifier|decoder|predictor|mask_token)(\.|$)")
@@ -88,37 +88,69 @@ def load_tower(checkpoint: Checkpoint, dtype: torch.dtype, *, needs_head: bool =
     Raises:
         ConfigError: not a vision model, code from the hub would be needed, or weights are missing.
     """
+
+    def may_lack(name: str) -> bool:
+        return bool(_UNUSED.search(name)) and not (needs_head and "head" in name.split("."))
+
+    return load_model(checkpoint, dtype, find=_tower_class, may_lack=may_lack)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    find: Callable[[Any, Checkpoint], tuple[Any, Any]],
+    may_lack: Callable[[str], bool],
+    names: Mapping[str, str] | None = None,
+) -> Any:
+    """A part of a checkpoint, or all of it, as a frozen model of transformers.
+
+    Args:
+        checkpoint: with config.json.
+        dtype: type of the weights and of the computation.
+        find: gives the part's config and class for the config of the whole.
+        may_lack: whether a weight may be missing, by its name.
+        names: patterns of names in the checkpoint and what the model calls them.
+
+    Returns:
+        A PreTrainedModel in evaluation mode, attention through torch's fused kernels.
+
+    Raises:
+        ConfigError: it cannot be read, code from the hub would be needed, or weights are missing.
+    """
+    import transformers
     from safetensors import SafetensorError
 
+    folder = str(checkpoint.folder)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            config, cls = _tower_class(checkpoint)
+            whole = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            config, cls = find(whole, checkpoint)
             model, report = cls.from_pretrained(
-                str(checkpoint.folder),
+                folder,
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
                 attn_implementation="sdpa" if cls._supports_sdpa else "eager",
+                key_mapping=dict(names) if names else None,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"the model in {str(checkpoint.folder)!r} cannot be loaded ({reason}): check that its "
-            f"config.json and weights belong together"
+            f"the model in {folder!r} cannot be loaded ({reason}): check that its config.json and "
+            f"weights belong together"
         ) from error
-    missing = [
-        name
-        for name in sorted(report["missing_keys"])
-        if not _UNUSED.search(name) or (needs_head and "head" in name.split("."))
-    ]
+    missing = [name for name in sorted(report["missing_keys"]) if not may_lack(name)]
     if missing:
         raise ConfigError(
-            f"the weights in {str(checkpoint.folder)!r} lack {len(missing)} tensors of "
-            f"{cls.__name__}, e.g. {missing[0]!r}: pass the checkpoint of that model"
+            f"the weights in {folder!r} lack {len(missing)} tensors of {cls.__name__}, e.g. "
+            f"{missing[0]!r}: pass the checkpoint of that model"
         )
     return model.eval().requires_grad_(False)
 
@@ -184,12 +216,9 @@ def _probe_last(blocks: nn.ModuleList | None, num_extra: int, layer: int | None)
     return probe_class_token(blocks[-1])
 
 
-def _tower_class(checkpoint: Checkpoint) -> tuple[Any, Any]:
+def _tower_class(config: Any, checkpoint: Checkpoint) -> tuple[Any, Any]:
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(
-        str(checkpoint.folder), local_files_only=True, trust_remote_code=False
-    )
     config = getattr(config, "vision_config", None) or config
     cls = transformers.MODEL_MAPPING.get(type(config), None)
     if cls is None:
