@@ -388,3 +388,14 @@ def test_lanczos_without_its_wide_filter_or_its_torch_is_refused(monkeypatch):
     monkeypatch.delattr(torch._C._nn, "_upsample_lanczos2d_aa")
     with pytest.raises(ConfigError, match="update it, or choose bicubic"):
         Resize(interpolation="lanczos")
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+def test_the_order_of_torch_is_the_width_first(interpolation):
+    data = pictures(200, 24, hard=True)  # so tall that Pillow begins with the height
+    policy = Resize(height=28, width=28, interpolation=interpolation, order="torch")
+    found = resize_frames(data, policy)[0]
+    alone = F.interpolate(data, size=(28, 28), mode=interpolation, antialias=True)
+    assert torch.equal(found, alone)
+    other = resize_frames(data, policy.model_copy(update={"order": "pillow"}))[0]
+    assert max_difference(found, other) > 1

@@ -56,6 +56,10 @@ class Resize(Config):
     and needs torch 2.13."""
     antialias: bool = True
     """Widen the filter when shrinking, as Pillow and transformers do; pytorchvideo does not."""
+    order: Literal["pillow", "torch"] = "pillow"
+    """``bicubic`` and ``lanczos``: which side is filtered first, which shows beside hard edges.
+    ``pillow`` decides by the sizes, ``torch`` takes the width, as torchvision and so the video
+    processors of transformers do."""
     short_side: int | None = Field(None, ge=1)
     """``crop``: pixels of the short side before the cut (DINOv2: 256 for a crop of 224); ``None``:
     as few as cover height x width."""
@@ -246,7 +250,8 @@ def _interpolate(data: Tensor, size: tuple[int, int], policy: Resize) -> Tensor:
         return data
     if policy.interpolation == "nearest":
         return _take_nearest(data, size)
-    if policy.interpolation in ("bicubic", "lanczos") and policy.antialias:
+    overshoots = policy.interpolation in ("bicubic", "lanczos") and policy.antialias
+    if overshoots and policy.order == "pillow":
         between = (size[0], data.shape[3])
         if _rows_first(data.shape[2], data.shape[3], *size) and size != between:
             data = _filter(data, between, policy)
