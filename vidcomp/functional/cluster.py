@@ -188,9 +188,14 @@ def _parts(x_BND: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(x_BND), size)]
 
 
-def _squared(a_BMD: Tensor, b_BND: Tensor) -> Tensor:
-    """[B, M, N] float32 squared distances; equal rows are exactly 0 apart."""
-    a_BM1, b_B1N = _sizes(a_BMD)[..., None], _sizes(b_BND)[:, None, :]
+def _squared(
+    a_BMD: Tensor, b_BND: Tensor, a_BM: Tensor | None = None, b_BN: Tensor | None = None
+) -> Tensor:
+    """[B, M, N] float32 squared distances, with the squared lengths of both if they are known;
+    equal rows are exactly 0 apart.
+    """
+    a_BM1 = (_sizes(a_BMD) if a_BM is None else a_BM)[..., None]
+    b_B1N = (_sizes(b_BND) if b_BN is None else b_BN)[:, None, :]
     squared_BMN = torch.bmm(a_BMD, b_BND.mT).mul_(-2).add_(a_BM1).add_(b_B1N).float()
     unsure = _UNSURE * torch.finfo(a_BM1.dtype).eps
     unsure_BMN = (a_BM1 * unsure).float() + (b_B1N * unsure).float()
@@ -203,9 +208,11 @@ def _all_squared(x_BND: Tensor, rows: int) -> Tensor:
     if not x_BND.is_cuda:
         rows = min(rows, max(64, min(_STRIP, num_rows // 3)))
     squared_BNN = torch.empty(len(x_BND), num_rows, num_rows, device=x_BND.device)
+    size_BN = _sizes(x_BND)
     for start in range(0, num_rows, rows):
         stop = start + rows
-        strip_BMN = _squared(x_BND[:, start:stop], x_BND[:, start:])
+        sizes = size_BN[:, start:stop], size_BN[:, start:]
+        strip_BMN = _squared(x_BND[:, start:stop], x_BND[:, start:], *sizes)
         squared_BNN[:, start:stop, start:] = strip_BMN
         squared_BNN[:, stop:, start:stop] = strip_BMN[:, :, rows:].mT
     return squared_BNN

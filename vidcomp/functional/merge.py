@@ -22,6 +22,8 @@ from vidcomp.functional.reduce import (
     group_min,
     group_sum,
     grouped,
+    short_means,
+    short_sums,
     wide,
 )
 from vidcomp.types import VideoTokens
@@ -55,7 +57,7 @@ def merge_by_assignment(
     found = grouped(assign_N, num_groups) if isinstance(assign_N, Tensor) else assign_N
     mass_K, share_N = _shares(mass_N, found, num_groups)
     # Shares, not masses, multiply the rows: what is between the rows cannot overflow.
-    mean_KD = group_sum(x_ND, found, num_groups, share_N, dtype=x_ND.dtype)
+    mean_KD = short_means(x_ND, found, num_groups, share_N)
     return mean_KD, mass_K.float()
 
 
@@ -85,19 +87,21 @@ def merge(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
 def merge_in_order(video: VideoTokens, assign_N: Tensor) -> VideoTokens:
     """As ``merge``, but row ``k`` of the result is group ``k``, wherever it lies."""
     num_groups = _check_groups(video, assign_N)
+    if torch.equal(assign_N, torch.arange(len(video), device=assign_N.device)):
+        return video  # nothing to merge
     found = grouped(assign_N, num_groups)
 
     def mean(x_ND: Tensor) -> Tensor:
-        return merge_by_assignment(x_ND, video.mass, found, num_groups)[0]
+        return short_means(x_ND, found, num_groups, share_N)
 
     positions_K3, mass_K = _mean_positions(video, found, num_groups)
+    _, share_N = _shares(video.mass, found, num_groups)
     start_K = group_min(video.spans[:, 0], assign_N, num_groups)
     stop_K = group_max(video.spans[:, 1], assign_N, num_groups)
     assign, weights = video.assign, video.weights
     if assign is not None:
         assign = follow(assign, assign_N.clamp(min=-1))
     if weights is not None:
-        _, share_N = _shares(video.mass, found, num_groups)
         kept_E = (assign_N >= 0).nonzero().squeeze(1)
         weights = compose(weights, assign_N[kept_E], kept_E, share_N[kept_E], num_groups)
     return replace(
@@ -194,7 +198,7 @@ def _mix(weights_KN: Tensor, x_ND: Tensor) -> Tensor:
     (new_E, old_E), value_E = weights_KN.indices(), weights_KN.values()
     num_rows = len(weights_KN)
     if 4 * len(value_E) < weights_KN.numel():
-        return group_sum(x_ND, new_E, num_rows, value_E, old_E, x_ND.dtype)
+        return short_sums(x_ND, new_E, num_rows, value_E, old_E, x_ND.dtype)
     mixed = wide(weights_KN.to_dense()) @ wide(x_ND.reshape(len(x_ND), -1))
     return mixed.to(x_ND.dtype).reshape(num_rows, *x_ND.shape[1:])
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 __all__ = [
     "Grouped",
@@ -24,6 +25,8 @@ __all__ = [
     "narrow",
     "norms",
     "real",
+    "short_means",
+    "short_sums",
     "wide",
 ]
 
@@ -33,6 +36,12 @@ _SMALL_BLOCK = 1 << 17
 """The same where they should stay in the processor's cache (1 MiB)."""
 _NARROW = 16
 """Rows of fewer numbers are not worth a step each."""
+_BAG = 16
+"""Rows that are added up in float32 by ``short_sums``."""
+_LOOKED_AT = 16
+"""Features that tell whether a mean may be that of equal rows."""
+_MISSED = 2e-6
+"""Share of its size by which ``short_sums`` may miss a mean of equal numbers."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -117,6 +126,89 @@ def group_sum(
     return sum_KD.reshape(num_groups, *x_MD.shape[1:])
 
 
+def short_sums(
+    x_MD: Tensor,
+    group_N: Tensor | Grouped,
+    num_groups: int,
+    factor_N: Tensor,
+    row_N: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """As ``group_sum``, but on the CPU several times as fast for float32 rows and sums.
+
+    For these, factors are rounded to float32, and at most 16 rows are added up in float32, one
+    after the other, and such sums in float64: wrong by 18 roundings of the largest terms at most,
+    and the same for equal groups and for any number of threads.  For means, and for what ranks by
+    float32.
+
+    Args:
+        x_MD: [M, ...] float.
+        group_N: [N] int64 in 0..K - 1; entries with a negative group are left out.
+        num_groups: K.
+        factor_N: [N] each entry's row is multiplied by this.
+        row_N: [N] the row of ``x_MD`` that each entry means; by default N is M, row by row.
+        dtype: of the result.
+    """
+    found = grouped(group_N, num_groups) if isinstance(group_N, Tensor) else group_N
+    learns = x_MD.requires_grad or factor_N.requires_grad
+    is_plain = x_MD.ndim == 2 and x_MD.shape[1] >= _NARROW and x_MD.is_contiguous()
+    is_short = is_plain and x_MD.dtype == dtype == torch.float32 and x_MD.device.type == "cpu"
+    if learns or not is_short or not len(found.order):
+        return group_sum(x_MD, found, num_groups, factor_N, row_N, dtype)
+    bags_K = (found.lengths + _BAG - 1) // _BAG
+    bag = torch.arange(int(bags_K.sum())) - (bags_K.cumsum(0) - bags_K).repeat_interleave(bags_K)
+    first_K = found.lengths.cumsum(0) - found.lengths
+    sum_BD = embedding_bag(
+        found.order if row_N is None else row_N[found.order],
+        x_MD,
+        first_K.repeat_interleave(bags_K) + bag * _BAG,
+        mode="sum",
+        per_sample_weights=factor_N[found.order].float(),
+    )
+    if bool((bags_K == 1).all()):
+        return sum_BD
+    group_B = torch.arange(num_groups).repeat_interleave(bags_K)
+    return group_sum(sum_BD, group_B, num_groups, dtype=torch.float32)
+
+
+def short_means(
+    x_MD: Tensor,
+    group_N: Tensor | Grouped,
+    num_groups: int,
+    share_N: Tensor,
+    row_N: Tensor | None = None,
+) -> Tensor:
+    """``short_sums`` by shares that add up to 1; the mean of equal rows (not float64) is that row.
+
+    Args:
+        x_MD: [M, ...] float.
+        group_N: [N] int64 in 0..K - 1; entries with a negative group are left out.
+        num_groups: K.
+        share_N: [N] of each entry in its group, in the wide type.
+        row_N: [N] the row of ``x_MD`` that each entry means; by default N is M, row by row.
+
+    Returns:
+        [K, ...] in the type of ``x_MD``.
+    """
+    found = grouped(group_N, num_groups) if isinstance(group_N, Tensor) else group_N
+    mean_KD = short_sums(x_MD, found, num_groups, share_N, row_N, x_MD.dtype)
+    if x_MD.dtype != torch.float32 or x_MD.ndim != 2 or mean_KD.requires_grad:
+        return mean_KD
+    # What may be the mean of equal rows, missed by some roundings, is added up again.
+    source_N = found.order if row_N is None else row_N[found.order]
+    several = (found.lengths > 1).nonzero().squeeze(1)
+    first_K = found.lengths.cumsum(0) - found.lengths
+    one_Kd = x_MD[:, :_LOOKED_AT].index_select(0, source_N[first_K[several]])
+    missed_Kd = (mean_KD[:, :_LOOKED_AT].index_select(0, several) - one_Kd).abs_()
+    again = several[(missed_Kd <= _MISSED * one_Kd.abs()).all(dim=1)]
+    if len(again):
+        rank_K = torch.full_like(found.lengths, -1)
+        rank_K[again] = torch.arange(len(again), device=again.device)
+        rank_N, factor_N = rank_K[found.group], share_N[found.order]
+        mean_KD[again] = group_sum(x_MD, rank_N, len(again), factor_N, source_N, x_MD.dtype)
+    return mean_KD
+
+
 def group_min(x_N: Tensor, group_N: Tensor, num_groups: int) -> Tensor:
     """[K] smallest value of each group, in the type of ``x_N``; every group has rows."""
     return _extreme(x_N, group_N, num_groups, "amin")
@@ -173,13 +265,17 @@ def _add_rows(
     wide_nD = wide(row_nD)
     sum_kD = wide_nD.new_empty(max(k.stop - k.start for k, _ in blocks), x_MD.shape[1])
     out_KD = x_MD.new_empty(len(found.lengths), x_MD.shape[1], dtype=dtype)
+    first = int(source_N[0]) if len(source_N) and bool((source_N.diff() == 1).all()) else None
     for groups, rows in blocks:
         sum_kD.zero_()
         for start in range(rows.start, rows.stop, step):
             some = slice(start, min(start + step, rows.stop))
             n = some.stop - start
-            torch.index_select(x_MD, 0, source_N[some], out=row_nD[:n])
-            wide_nD[:n] = row_nD[:n]
+            if first is None:
+                torch.index_select(x_MD, 0, source_N[some], out=row_nD[:n])
+                wide_nD[:n] = row_nD[:n]
+            else:  # rows that follow one another need not be gathered
+                wide_nD[:n] = x_MD[first + start : first + some.stop]
             if factor_N1 is not None:
                 wide_nD[:n] *= factor_N1[some]
             sum_kD.index_add_(0, found.group[some] - groups.start, wide_nD[:n])

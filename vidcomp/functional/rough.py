@@ -137,9 +137,15 @@ def most_similar(x_ND: Tensor, row_J: Tensor, count: int) -> Tensor:
     # As in ``_nearest``.
     error_J1 = norm_N[row_J, None] * (2 * (x_ND.shape[1] + 16) * _EPSILON)
     last_J1: Tensor = alike_JN.topk(count, dim=1).values[:, -1:]
-    is_in_JN = alike_JN > last_J1 + error_J1
-    close_P2 = ((alike_JN >= last_J1 - error_J1) & ~is_in_JN).nonzero()
-    _take_best(is_in_JN, close_P2, count, paired_cosine(x_ND, x_ND, *_named(row_J, close_P2)))
+    is_in_JN = alike_JN >= last_J1 - error_J1
+    # Where no more than wanted are so similar, these are the ones.
+    open_J = (is_in_JN.sum(dim=1) > count).nonzero().squeeze(1)
+    if len(open_J):
+        sure_QN = alike_JN[open_J] > (last_J1 + error_J1)[open_J]
+        close_P2 = (is_in_JN[open_J] & ~sure_QN).nonzero()
+        alike_P = paired_cosine(x_ND, x_ND, *_named(row_J[open_J], close_P2))
+        _take_best(sure_QN, close_P2, count, alike_P)
+        is_in_JN[open_J] = sure_QN
     column_E: Tensor = is_in_JN.nonzero()[:, 1]
     return column_E.view(len(row_J), count)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vidcomp.functional.allocate import shares
 from vidcomp.functional.cluster import density_peaks
-from vidcomp.functional.reduce import group_sum, real, wide
+from vidcomp.functional.reduce import group_sum, real, short_sums, wide
 from vidcomp.functional.runs import Chains
 from vidcomp.functional.select import stable_topk
 from vidcomp.functional.similarity import paired_cosine
@@ -60,7 +60,7 @@ def frame_means(x_ND: Tensor, mass_N: Tensor, frame_N: Tensor) -> Tensor:
     mass_T = group_sum(mass_N, frame_N, num_frames)
     share_N = wide(mass_N) / mass_T[frame_N]
     dtype = real(x_ND[:0]).dtype
-    return group_sum(x_ND.detach(), frame_N, num_frames, share_N, dtype=dtype)
+    return short_sums(x_ND.detach(), frame_N, num_frames, share_N, dtype=dtype)
 
 
 def segments_of(cuts_T: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ the still places of a segment, the rest of a frame.  Units are in the order of t
 Legend: N rows, P points, U units, K groups, T frames, D features.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from vidcomp.errors import ShapeError
 from vidcomp.functional.cluster import density_peaks
 from vidcomp.functional.geometry import frame_numbers
-from vidcomp.functional.reduce import group_min, group_sum, wide
+from vidcomp.functional.reduce import group_min, group_sum, short_means, short_sums, wide
 from vidcomp.functional.rough import nearest
 from vidcomp.functional.runs import Chains, run_groups
 from vidcomp.functional.segment import frame_means
@@ -24,6 +25,7 @@ from vidcomp.types import VideoTokens
 __all__ = [
     "Points",
     "Stills",
+    "are_still",
     "averaged",
     "cluster_units",
     "frame_features",
@@ -37,6 +39,10 @@ __all__ = [
 
 _ROWS = 256
 """Rows of which a wide copy is made at a time."""
+_AT_ONCE = 1 << 19
+"""Numbers of small units that are clustered together; the steps of each alone cost more."""
+_LEAST, _LARGEST = 1e-9, 1e9
+"""Lengths of rows of which float32 holds squares."""
 
 
 class Points(NamedTuple):
@@ -149,6 +155,33 @@ def stills_within(stills: Stills, candidate_C: Tensor, num_spare: int) -> Tensor
     return torch.zeros_like(candidate_C).index_fill(0, order_C[fits], value=True)
 
 
+def are_still(x_ND: Tensor, pillar_N: Tensor, num_pillars: int, threshold: float) -> Tensor:
+    """[C] bool: pillars of more than one row of which ``likeness_over_time`` is above a threshold.
+
+    Sums in float32 tell for all but those that are near to it.
+    """
+    x_ND = x_ND.detach()
+    n_C = torch.bincount(pillar_N, minlength=num_pillars)
+    if x_ND.dtype != torch.float32 or x_ND.device.type != "cpu":
+        return (likeness_over_time(x_ND, pillar_N, num_pillars) > threshold) & (n_C > 1)
+    norm_N = torch.linalg.vector_norm(x_ND, dim=1)
+    is_safe_N = (norm_N > _LEAST) & (norm_N < _LARGEST)
+    sum_CD = short_sums(x_ND, pillar_N, num_pillars, torch.where(is_safe_N, 1 / norm_N, 0))
+    likeness_C = torch.linalg.vector_norm(sum_CD, dim=1).square_().sub_(n_C).div_(n_C * (n_C - 1))
+    # A length is wrong by one rounding for each 8 features at most, a sum of n rows by n times
+    # that and 18, and its square, which is n * n at most, by twice that and what a length is wrong.
+    error = (x_ND.shape[1] + 256) * 2.0**-24
+    is_open_C = (likeness_C - threshold).abs() <= error
+    is_open_C[pillar_N[~is_safe_N]] = True
+    still_C: Tensor = (likeness_C > threshold) & (n_C > 1)
+    if open_ := int((is_open_C := is_open_C & (n_C > 1)).sum()):
+        rows = is_open_C[pillar_N].nonzero().squeeze(1)
+        rank_C = is_open_C.cumsum(0) - 1
+        exact_O = likeness_over_time(x_ND[rows], rank_C[pillar_N[rows]], open_)
+        still_C[is_open_C] = exact_O > threshold
+    return still_C
+
+
 def averaged(x_ND: Tensor, mass_N: Tensor, rows: Tensor, point_N: Tensor) -> Tensor:
     """[p, D] means of the points of ``rows``, which are sorted by point."""
     _, point_R, count_P = torch.unique_consecutive(
@@ -156,10 +189,10 @@ def averaged(x_ND: Tensor, mass_N: Tensor, rows: Tensor, point_N: Tensor) -> Ten
     )
     x_ND = x_ND.detach()
     if len(count_P) == len(rows):
-        return x_ND[rows]
+        return x_ND.index_select(0, rows)
     mass_R = mass_N[rows]
     share_R = wide(mass_R) / group_sum(mass_R, point_R, len(count_P))[point_R]
-    return group_sum(x_ND, point_R, len(count_P), share_R, rows, x_ND.dtype)
+    return short_means(x_ND, point_R, len(count_P), share_R, rows)
 
 
 def cluster_units(
@@ -181,21 +214,34 @@ def cluster_units(
         each the centres in the published order.  And [K] int64 the point that is the centre.
     """
     size_U = points.sizes
-    first_U = size_U.cumsum(0) - size_U
-    group_P, centres, done = torch.full_like(points.unit, -1), [], 0
-    for rows, share, size, first in zip(
-        points.rows_by_unit(), share_U.tolist(), size_U.tolist(), first_U.tolist(), strict=True
-    ):
-        if not share:
-            continue
-        centre = assign = torch.arange(size, device=x_ND.device)
+    first_U, done_U = (count_U.cumsum(0) - count_U for count_U in (size_U, share_U))
+    rows_U = points.rows_by_unit()
+    group_P = torch.full_like(points.unit, -1)
+    centre_K = torch.empty(int(share_U.sum()), dtype=torch.int64, device=group_P.device)
+    for units, size, share in _alike(size_U.tolist(), share_U.tolist(), x_ND.shape[1]):
+        each = torch.arange(size, device=group_P.device).expand(len(units), -1)
+        centre_BK, assign_Bp = each[:, :share], each
         if share < size:
-            means_PD = averaged(x_ND, mass_N, rows, points.point)
-            centre, assign = density_peaks(means_PD, share, neighbours)
-        group_P[first : first + size] = done + assign
-        centres.append(first + centre)
-        done += share
-    return group_P, torch.cat(centres)
+            means = [averaged(x_ND, mass_N, rows_U[unit], points.point) for unit in units]
+            centre_BK, assign_Bp = density_peaks(torch.stack(means), share, neighbours)
+        first_B1, done_B1 = first_U[units, None], done_U[units, None]
+        group_P[first_B1 + each] = done_B1 + assign_Bp
+        centre_K[done_B1 + each[:, :share]] = first_B1 + centre_BK
+    return group_P, centre_K
+
+
+def _alike(
+    sizes: list[int], shares: list[int], num_features: int
+) -> Iterator[tuple[list[int], int, int]]:
+    """Units of the same size and share, not too many at a time, and those numbers."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for unit, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+        if share:
+            alike.setdefault((size, share), []).append(unit)
+    for (size, share), units in alike.items():
+        most = max(1, _AT_ONCE // max(1, size * num_features))
+        for start in range(0, len(units), most):
+            yield units[start : start + most], size, share
 
 
 def hosts(has_share_U: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ from vidcomp.compress._images import (
 )
 from vidcomp.compress.base import About, Compressor, Kind
 from vidcomp.errors import BudgetError
-from vidcomp.functional.geometry import in_raster_order
+from vidcomp.functional.geometry import first_patches, in_raster_order, raster_order
 from vidcomp.functional.merge import float_rows, resample
 from vidcomp.functional.provenance import sparse_matrix
-from vidcomp.functional.reduce import group_sum, narrow, wide
+from vidcomp.functional.reduce import group_min, group_sum, narrow, wide
 from vidcomp.functional.rough import most_similar
 from vidcomp.functional.select import evenly_spaced
 from vidcomp.registry import COMPRESSORS
@@ -102,6 +102,8 @@ class Prumerge(Compressor):
         """The kept tokens, mixed with others."""
         mix = self._mix(video, budget)
         num_rows = int(mix.new[-1]) + 1
+        if self.mode == "exact":
+            mix = _ordered(mix, video, num_rows)
         total_K = group_sum(mix.value, mix.new, num_rows)
         share_E = (mix.value / total_K[mix.new]).float()
         mixing = sparse_matrix(mix.new, mix.old, share_E, (num_rows, len(video)))
@@ -164,6 +166,19 @@ class Prumerge(Compressor):
                 f"more than a budget of {budget}: raise the budget or use mode='exact'"
             )
         return count
+
+
+def _ordered(mix: _Mix, video: VideoTokens, num_rows: int) -> _Mix:
+    """The same mix with its new rows in raster order, as far as roundings can tell: numbers are
+    changed more easily than rows.
+    """
+    total_K1 = group_sum(mix.value, mix.new, num_rows)[:, None]
+    sum_K3 = group_sum(video.positions, mix.new, num_rows, mix.value, mix.old)
+    first_K = group_min(first_patches(video)[mix.old], mix.new, num_rows)
+    order_K = raster_order((sum_K3 / total_K1).float(), first_K)
+    rank_K = torch.empty_like(order_K)
+    rank_K[order_K] = torch.arange(num_rows, device=order_K.device)
+    return mix._replace(new=rank_K[mix.new])
 
 
 def _num_rows(rows: Tensor, kept: Tensor) -> int:

@@ -15,6 +15,7 @@ from vidcomp.compress.base import About, Merge, Published
 from vidcomp.compress.merge._units import (
     Points,
     Stills,
+    are_still,
     cluster_units,
     frame_features,
     join_idle,
@@ -117,9 +118,9 @@ class Prunevid(Merge):
         segment_N = self._segments(features_TD)[frame_N]
         pillar_N = pillars_of(token_chains(video.positions), segment_N)
         rows_C = torch.bincount(pillar_N)
-        likeness_C = likeness_over_time(x_ND, pillar_N, len(rows_C))
-        still_C = (likeness_C > self.threshold) & (rows_C > 1)
-        if self.exact:
+        still_C = are_still(x_ND, pillar_N, len(rows_C), self.threshold)
+        if self.exact and int((rows_C - 1)[still_C].sum()) > len(video) - budget:
+            likeness_C = likeness_over_time(x_ND, pillar_N, len(rows_C))
             stills = Stills(pillar_N, likeness_C, rows_C - 1)
             still_C = stills_within(stills, still_C, len(video) - budget)
         still_N = still_C[pillar_N]

@@ -129,9 +129,9 @@ class UniComp(Compressor):
         else:
             total = max(1, int(len(video) * self.retention))
             share_G = published_quotas(weight_G, total, video.grid.per_frame)
-        chosen = unique_rows(
-            metric_ND[cells.first], cells.group, share_G, self.token_gap, fill=self.exact
-        )
+        if not torch.equal(cells.first, torch.arange(len(video), device=cells.first.device)):
+            metric_ND = metric_ND.index_select(0, cells.first)
+        chosen = unique_rows(metric_ND, cells.group, share_G, self.token_gap, fill=self.exact)
         self._check(len(chosen.rows), len(video), budget)
         return cells, chosen
 
