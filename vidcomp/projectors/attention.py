@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-__all__ = ["LEAST_SHARE", "GroupedAttention", "MultiheadAttention", "attend", "attention_shares"]
+__all__ = [
+    "LEAST_SHARE",
+    "GroupedAttention",
+    "MultiheadAttention",
+    "attend",
+    "attend_with_shares",
+    "attention_shares",
+]
 
 LEAST_SHARE = 1e-35
 """Of a row that next to nothing is read from: with 0 its mass would be lost."""
+_LEAST_TOTAL = 1e-20
+"""Share of all keys together below which shares of these are made in logarithms."""
 
 
 def attend(
@@ -51,6 +60,38 @@ def attend(
     return out_BHKE.transpose(1, 2).flatten(2)
 
 
+def attend_with_shares(
+    query_BKD: Tensor,
+    key_BND: Tensor,
+    value_BNE: Tensor,
+    mask_BN: Tensor | None = None,
+    *,
+    heads: int,
+    key_heads: int | None = None,
+    scale: float | None = None,
+    num_sources: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What ``attend`` and ``attention_shares`` give, with the attention made once if it can be."""
+    groups = heads if key_heads is None else key_heads
+    wide = value_BNE.dtype in (torch.float32, torch.float64)
+    if not (wide and value_BNE.is_cpu) or torch.compiler.is_compiling():
+        # Fused attention, which keeps none, is so much faster there that making it twice pays.
+        kinds = {"heads": heads, "key_heads": groups, "scale": scale}
+        shares = attention_shares(query_BKD, key_BND, mask_BN, **kinds, num_sources=num_sources)
+        return attend(query_BKD, key_BND, value_BNE, mask_BN, **kinds), shares
+    logits_BHKN = _logits(query_BKD, key_BND, mask_BN, heads, groups, scale)
+    attention_BHKN = logits_BHKN.softmax(dim=-1)
+    value_BHNE = _split(value_BNE, groups).repeat_interleave(heads // groups, dim=1)
+    read = _mixed(attention_BHKN, value_BHNE)
+    with torch.no_grad():
+        shares = attention_BHKN[..., :num_sources].mean(dim=1)
+        if num_sources is not None:
+            total = shares.sum(dim=-1, keepdim=True)
+            certain = bool((total > _LEAST_TOTAL).all())
+            shares = shares / total if certain else _shares_of_some(logits_BHKN, num_sources)
+        return read, _floored(shares, mask_BN)
+
+
 @torch.no_grad()
 def attention_shares(
     query_BKD: Tensor,
@@ -68,20 +109,10 @@ def attention_shares(
     The arguments are those of ``attend``; no gradients flow.
     """
     groups = heads if key_heads is None else key_heads
-    query_BHKD = _split(query_BKD, heads).float()
-    key_BHND = _split(key_BND, groups).float().repeat_interleave(heads // groups, dim=1)
-    scale = query_BHKD.shape[-1] ** -0.5 if scale is None else scale
-    logits_BHKN = (query_BHKD * scale) @ key_BHND.transpose(-1, -2)
-    if mask_BN is not None:
-        logits_BHKN = logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
+    logits = _logits(query_BKD.float(), key_BND.float(), mask_BN, heads, groups, scale)
     if num_sources is None:
-        shares_BKS = logits_BHKN.softmax(dim=-1).mean(dim=1)
-    else:
-        log_BHKS = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
-        # In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
-        shares_BKS = log_BHKS.logsumexp(dim=1).softmax(dim=-1)
-    shares_BKS = shares_BKS.clamp(min=LEAST_SHARE)
-    return shares_BKS if mask_BN is None else shares_BKS * mask_BN[:, None, :num_sources]
+        return _floored(logits.softmax(dim=-1).mean(dim=1), mask_BN)
+    return _floored(_shares_of_some(logits, num_sources), mask_BN)
 
 
 class MultiheadAttention(nn.Module):
@@ -112,8 +143,8 @@ class MultiheadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What ``forward`` gives, and shares [B, K, N] of the keys; see ``attention_shares``."""
         inputs = self._inputs(query_BKD, key_BND, value_BND)
-        shares_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads)
-        return self.out_proj(attend(*inputs, mask_BN, heads=self.heads)), shares_BKN
+        read_BKD, shares_BKN = attend_with_shares(*inputs, mask_BN, heads=self.heads)
+        return self.out_proj(read_BKD), shares_BKN
 
     def _inputs(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
@@ -165,7 +196,10 @@ class GroupedAttention(nn.Module):
             mask_BN: bool, True where a key is; each set needs one.  ``None``: everywhere.
             place_BNE: added to the projected keys and values of all heads.
         """
-        return self._attend(*self._inputs(query_BKD, key_BND, place_BNE), mask_BN)
+        inputs = self._inputs(query_BKD, key_BND, place_BNE)
+        read = attend(*inputs, mask_BN, heads=self.heads, key_heads=self.key_heads)
+        out: Tensor = self.o_proj(read)
+        return out
 
     def read(
         self,
@@ -178,16 +212,14 @@ class GroupedAttention(nn.Module):
         """What ``forward`` gives, and the shares [B, K, S] of the first keys in it; see
         ``attention_shares``.
         """
-        query, key, value = self._inputs(query_BKD, key_BND, place_BNE)
-        shares = attention_shares(
-            query,
-            key,
+        read, shares = attend_with_shares(
+            *self._inputs(query_BKD, key_BND, place_BNE),
             mask_BN,
             heads=self.heads,
             key_heads=self.key_heads,
             num_sources=num_sources,
         )
-        return self._attend(query, key, value, mask_BN), shares
+        return self.o_proj(read), shares
 
     def _inputs(
         self, query_BKD: Tensor, key_BND: Tensor, place_BNE: Tensor | None
@@ -197,10 +229,48 @@ class GroupedAttention(nn.Module):
             key, value = key + place_BNE, value + place_BNE
         return self.q_proj(query_BKD), key, value
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        read = attend(query, key, value, mask, heads=self.heads, key_heads=self.key_heads)
-        out: Tensor = self.o_proj(read)
-        return out
+
+def _logits(
+    query_BKD: Tensor,
+    key_BND: Tensor,
+    mask_BN: Tensor | None,
+    heads: int,
+    groups: int,
+    scale: float | None,
+) -> Tensor:
+    """[B, H, K, N] scaled products, minus infinity where no key is."""
+    query_BHKD = _split(query_BKD, heads)
+    key_BHND = _split(key_BND, groups).repeat_interleave(heads // groups, dim=1)
+    scale = query_BHKD.shape[-1] ** -0.5 if scale is None else scale
+    logits_BHKN = (query_BHKD * scale) @ key_BHND.transpose(-1, -2)
+    if mask_BN is None:
+        return logits_BHKN
+    return logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
+
+
+def _mixed(attention_BHKN: Tensor, value_BHNE: Tensor) -> Tensor:
+    """[B, K, E'] values mixed, head beside head; one attention may be that of all sets."""
+    b, h, n, e = value_BHNE.shape
+    if len(attention_BHKN) == b:
+        return (attention_BHKN @ value_BHNE).transpose(1, 2).flatten(2)
+    value_HNBE = value_BHNE.permute(1, 2, 0, 3)
+    out_HKBE = (attention_BHKN[0] @ value_HNBE.reshape(h, n, b * e)).view(h, -1, b, e)
+    return out_HKBE.permute(2, 1, 0, 3).flatten(2)
+
+
+def _shares_of_some(logits_BHKN: Tensor, num_sources: int) -> Tensor:
+    """[B, K, S] shares of the first keys in what is read from these.
+
+    In logarithms: a query that reads almost only the other keys must not end in 0 / 0.
+    """
+    log_BHKS = logits_BHKN.log_softmax(dim=-1)[..., :num_sources]
+    return log_BHKS.logsumexp(dim=1).softmax(dim=-1)
+
+
+def _floored(shares_BKS: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """float32 shares of at least ``LEAST_SHARE``, where keys are."""
+    shares_BKS = shares_BKS.float().clamp(min=LEAST_SHARE)
+    return shares_BKS if mask_BN is None else shares_BKS * mask_BN[:, None, : shares_BKS.shape[2]]
 
 
 def _split(x_BND: Tensor, heads: int) -> Tensor:

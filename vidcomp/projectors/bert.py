@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import attend, attend_with_shares, attention_shares
 
 __all__ = ["AddedNorm", "AttentionBlock", "Heads", "Hidden", "recorded_attention"]
 
@@ -40,6 +40,9 @@ class Heads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What ``forward`` gives, and [B, K, N] shares of the keys; see ``attention_shares``."""
         query, key = self.query(query_BKD), self.key(key_BND)
+        if self.record is None and not (self.dropout and self.training):
+            value = self.value(key_BND)
+            return attend_with_shares(query, key, value, mask_BN, heads=self.heads)
         shares_BKN = attention_shares(query, key, mask_BN, heads=self.heads)
         return self._read(query, key, key_BND, mask_BN), shares_BKN
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import attend, attend_with_shares
 
 __all__ = [
     "CrossAttention",
@@ -117,8 +117,11 @@ class CrossAttention(nn.Module):
         ``attention_shares``.
         """
         inputs = self._inputs(query_BKD, key_BND)
-        shares = attention_shares(*inputs[:2], mask_BN, heads=self.heads, num_sources=num_sources)
-        return self.to_out(attend(*inputs, mask_BN, heads=self.heads)), shares
+
+        read, shares = attend_with_shares(
+            *inputs, mask_BN, heads=self.heads, num_sources=num_sources
+        )
+        return self.to_out(read), shares
 
     def _inputs(self, query_BKD: Tensor, key_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, value = self.to_kv(key_BND).chunk(2, dim=-1)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import Projector, ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import mlp
+from vidcomp.projectors.blocks import end_to_end, mlp
 from vidcomp.projectors.checkpoint import numbered
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
@@ -37,7 +36,7 @@ class RowwiseProjector(Projector):
         queries: Sequence[Query | None],  # noqa: ARG002
     ) -> list[VideoTokens]:
         """The same rows in the other space."""
-        rows = self.layers(torch.cat([video.tokens for video in videos]))
+        rows = self.layers(end_to_end([video.tokens for video in videos]))
         parts = rows.split([len(video) for video in videos])
         return [replace(video, tokens=part) for video, part in zip(videos, parts, strict=True)]
 

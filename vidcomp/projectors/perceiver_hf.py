@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vidcomp.errors import ConfigError
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import attend, attend_with_shares
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.blocks import mlp
 from vidcomp.projectors.latents import LatentConfig, LatentProjector, output_layer
@@ -134,8 +134,7 @@ class PerceiverLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """New latents, and [B, K, N] float32 shares of the clip's tokens in what each reads."""
         inputs = self._inputs(latents_BKD, clip_BNC)
-        sources_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads)
-        read_BKE = attend(*inputs, mask_BN, heads=self.heads)
+        read_BKE, sources_BKN = attend_with_shares(*inputs, mask_BN, heads=self.heads)
         return self._after(latents_BKD, read_BKE), sources_BKN
 
     def _after(self, latents_BKD: Tensor, read_BKE: Tensor) -> Tensor:

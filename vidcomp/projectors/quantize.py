@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vidcomp.errors import ShapeError
 from vidcomp.projectors.base import Projector, ProjectorConfig
+from vidcomp.projectors.blocks import end_to_end
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["BLOCK", "Quantized", "Quantizer", "QuantizerConfig", "straight_through"]
@@ -112,7 +113,7 @@ class Quantizer(Projector):
         queries: Sequence[Query | None],  # noqa: ARG002
     ) -> list[VideoTokens]:
         """The rows of all videos in one pass."""
-        found = self.quantize(torch.cat([video.tokens for video in videos]))
+        found = self.quantize(end_to_end([video.tokens for video in videos]))
         rows = found.ids if self.config.output == "ids" else found.tokens
         parts = torch.split(rows, [len(video) for video in videos])
         return [replace(video, tokens=part) for video, part in zip(videos, parts, strict=True)]

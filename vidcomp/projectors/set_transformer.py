@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from vidcomp.errors import ConfigError
-from vidcomp.projectors.attention import attend, attention_shares
+from vidcomp.projectors.attention import attend, attend_with_shares
 from vidcomp.projectors.base import ProjectorAbout
 from vidcomp.projectors.latents import LatentConfig, LatentProjector
 from vidcomp.projectors.sets import ClipSets
@@ -63,9 +63,10 @@ class MAB(nn.Module):
         self, query_BKD: Tensor, row_BND: Tensor, mask_BN: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What ``forward`` gives, and [B, K, N] float32 shares of the rows in what was read."""
-        inputs, scale = self._inputs(query_BKD, row_BND), self.scale
-        sources_BKN = attention_shares(*inputs[:2], mask_BN, heads=self.heads, scale=scale)
-        read_BKE = attend(*inputs, mask_BN, heads=self.heads, scale=scale)
+        inputs = self._inputs(query_BKD, row_BND)
+        read_BKE, sources_BKN = attend_with_shares(
+            *inputs, mask_BN, heads=self.heads, scale=self.scale
+        )
         return self._after(inputs[0], read_BKE), sources_BKN
 
     def _inputs(self, query: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import local_positions
-from vidcomp.functional.merge import resample
+from vidcomp.functional.resample_sets import resample_sets
 from vidcomp.projectors.base import Projector
-from vidcomp.projectors.blocks import untraced
+from vidcomp.projectors.blocks import end_to_end, untraced
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["ClipSets", "RowSets", "SetwiseProjector"]
+
+_LEAST_SAVED = 512
+"""Places that a second pass saves, or it is not worth its start."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -32,6 +36,8 @@ class RowSets:
     """[B, N] bool, True where a row is; ``None`` if all sets are full."""
     counts: list[int]
     """Sets of each video."""
+    in_order: bool
+    """Whether all sets are full and their rows, one set after the other, are all rows in order."""
 
     @classmethod
     @untraced
@@ -53,10 +59,42 @@ class RowSets:
         rows_BN = pad_sequence(parts, batch_first=True, padding_value=-1)
         mask_BN = rows_BN >= 0
         full = bool(mask_BN.all())
-        return cls(rows=rows_BN, mask=None if full else mask_BN, counts=counts)
+        flat = rows_BN.flatten()
+        in_order = full and torch.equal(flat, torch.arange(len(flat), device=flat.device))
+        mask = None if full else mask_BN
+        return cls(rows=rows_BN, mask=mask, counts=counts, in_order=in_order)
+
+    @untraced
+    def passes(self) -> list[tuple[Tensor, "RowSets"]]:
+        """The numbers of the sets [B'] that are read in one pass, on the CPU, and these sets alone:
+        all at once, unless that fills up so many places that long and short sets apart pay.
+        """
+        everything = torch.arange(len(self.rows))
+        if self.mask is None:
+            return [(everything, self)]
+        length_B = self.mask.sum(dim=1).cpu()
+        order_B = length_B.argsort(stable=True)
+        sorted_B = length_B[order_B]
+        # Places of two passes, the first of which has 1, 2 ... of the shortest sets.
+        short_B, longest = everything[1:], sorted_B[-1]
+        places_B = short_B * sorted_B[:-1] + (len(sorted_B) - short_B) * longest
+        saved = len(sorted_B) * longest - places_B.min() if len(places_B) else 0
+        if saved < max(_LEAST_SAVED, len(sorted_B) * longest // 8):
+            return [(everything, self)]
+        count = int(places_B.argmin()) + 1
+        parts = [order_B[:count].sort().values, order_B[count:].sort().values]
+        return [(index, self._part(index, int(length_B[index].max()))) for index in parts]
+
+    def _part(self, index_B: Tensor, length: int) -> "RowSets":
+        rows = self.rows[index_B.to(self.rows.device), :length]
+        mask = rows >= 0
+        full = bool(mask.all())
+        return RowSets(rows=rows, mask=None if full else mask, counts=[], in_order=False)
 
     def pad(self, packed_RD: Tensor) -> Tensor:
         """[B, N, D] rows of every set, zeros where there is none."""
+        if self.in_order:
+            return packed_RD.reshape(*self.rows.shape, -1)
         padded_BND = packed_RD[self.rows.clamp(min=0)]
         if self.mask is None:
             return padded_BND
@@ -81,8 +119,8 @@ class RowSets:
             torch.split(self.rows, self.counts),
             strict=True,
         ):
-            weights = _to_sparse(sources, rows - first_row, len(video))
-            results.append(resample(video, weights, tokens.flatten(0, 1)))
+            own = torch.where(rows < 0, rows, rows - first_row)
+            results.append(resample_sets(video, own, sources, tokens.flatten(0, 1)))
             first_row += len(video)
         return results
 
@@ -181,19 +219,27 @@ class SetwiseProjector(Projector):
         places = [self._places(v, c) for v, c in zip(videos, clips, strict=True)]
         kinds = [self._kinds(v, c) for v, c in zip(videos, clips, strict=True)]
         sizes_B3, numbers_B2 = torch.split(torch.cat(kinds), [3, 2], dim=1)
-        tokens_BKE, sources_BKN = self.read(
-            ClipSets(
-                rows=sets.pad(torch.cat([self.features(video) for video in videos])),
-                mask=sets.mask,
-                places=sets.pad(torch.cat(places)),
-                spans=sets.pad(torch.cat([video.spans for video in videos])),
-                sizes=sizes_B3,
-                numbers=numbers_B2,
-                num_latents=num_latents,
-                queries=[q for q, n in zip(queries, sets.counts, strict=True) for _ in range(n)],
+        features_RD = end_to_end([self.features(video) for video in videos])
+        asked = [q for q, n in zip(queries, sets.counts, strict=True) for _ in range(n)]
+        found = []
+        passes = sets.passes()
+        for index_B, part in passes:
+            clips_B = index_B.to(sizes_B3.device)
+            found.append(
+                self.read(
+                    ClipSets(
+                        rows=part.pad(features_RD),
+                        mask=part.mask,
+                        places=part.pad(torch.cat(places)),
+                        spans=part.pad(torch.cat([video.spans for video in videos])),
+                        sizes=sizes_B3[clips_B],
+                        numbers=numbers_B2[clips_B],
+                        num_latents=num_latents,
+                        queries=[asked[i] for i in index_B.tolist()],
+                    )
+                )
             )
-        )
-        return sets.videos(videos, tokens_BKE, sources_BKN)
+        return sets.videos(videos, *_together(found, passes, sets.rows.shape[1]))
 
     @untraced
     def _clip_of_rows(self, video: VideoTokens) -> Tensor:
@@ -225,21 +271,15 @@ class SetwiseProjector(Projector):
         )
 
 
-def _to_sparse(sources_CKN: Tensor, rows_CN: Tensor, num_rows: int) -> Tensor:
-    """Sparse [C * K, num_rows]; entries of filled-up places (rows below 0) are left out."""
-    c, k, n = sources_CKN.shape
-    real_CN = rows_CN >= 0
-    out_CKN = torch.arange(c * k, device=rows_CN.device).view(c, k, 1).expand(c, k, n)
-    index = torch.stack([out_CKN, rows_CN[:, None].expand(c, k, n)]).flatten(1)
-    values = sources_CKN.flatten()
-    if not bool(real_CN.all()):
-        real = real_CN[:, None].expand(c, k, n).flatten()
-        index, values = index[:, real], values[real]
-    # Rows of a set ascend, and so do sets: nothing needs to be sorted.
-    return torch.sparse_coo_tensor(
-        index,
-        values,
-        (c * k, num_rows),
-        check_invariants=False,
-        is_coalesced=True,
-    )
+def _together(
+    found: Sequence[tuple[Tensor, Tensor]],
+    passes: Sequence[tuple[Tensor, RowSets]],
+    length: int,
+) -> tuple[Tensor, Tensor]:
+    """[B, K, E] tokens and [B, K, N] sources of all sets in order, N being ``length``."""
+    if len(found) == 1:
+        return found[0]
+    tokens, sources = zip(*found, strict=True)
+    back_B = torch.cat([index for index, _ in passes]).argsort().to(tokens[0].device)
+    filled = [pad(part, (0, length - part.shape[2])) for part in sources]
+    return torch.cat(tokens)[back_B], torch.cat(filled)[back_B]

@@ -167,8 +167,7 @@ class SincosResampler(LatentProjector):
         query_KD = self.ln_q(self.query)
         if self.config.latent_grid is not None:
             query_KD = query_KD + self._table
-        query_BKD = query_KD.expand(len(value_BND), -1, -1)
-        read_BKD, sources_BKN = self.attn.read(query_BKD, key_BND, value_BND, clips.mask)
+        read_BKD, sources_BKN = self.attn.read(query_KD[None], key_BND, value_BND, clips.mask)
         return self.ln_post(read_BKD) @ self.proj, sources_BKN
 
     @property

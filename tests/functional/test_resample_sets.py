@@ -1,0 +1,96 @@
+"""New rows of sets are those that the sparse matrix of all shares gives."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidcomp.errors import ShapeError
+from vidcomp.functional.merge import resample
+from vidcomp.functional.resample_sets import resample_sets
+from vidcomp.types import Grid, VideoTokens
+
+
+def dense(grid, generator, **changes):
+    start = torch.rand(grid.t, generator=generator).sort().values
+    rows = torch.randn(grid.num_patches, 3, generator=generator)
+    extras = {"saliency": torch.rand(grid.num_patches, generator=generator)}
+    extras["maps"] = torch.rand(grid.num_patches, 2, 2, generator=generator)
+    video = VideoTokens.from_grid(rows, grid, torch.stack([start, start + 1], 1), extras=extras)
+    return replace(video, **changes)
+
+
+def soft(grid, generator):
+    video = dense(grid, generator)
+    mix = torch.rand(5, len(video), generator=generator)
+    return resample(video, (mix / mix.sum(1, keepdim=True)).to_sparse())
+
+
+def kinds(grid, generator):
+    video = dense(grid, generator)
+    keep = torch.rand(len(video), generator=generator) < 0.7
+    keep[0] = True
+    return {
+        "dense": video,
+        "pruned": video.select(keep.nonzero().squeeze(1)),
+        "soft": soft(grid, generator),
+        "unknown": replace(video, assign=None),
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["dense", "pruned", "soft", "unknown"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 10_000),
+)
+def test_sets_give_what_the_sparse_matrix_gives(kind, num_sets, num_new, seed):
+    generator = torch.Generator().manual_seed(seed)
+    video = kinds(Grid(2, 2, 3), generator)[kind]
+    owner = torch.randint(num_sets + 1, (len(video),), generator=generator)  # the last reads none
+    owner[0] = 0
+    sets = [(owner == c).nonzero().squeeze(1) for c in range(num_sets) if (owner == c).any()]
+    rows = torch.nn.utils.rnn.pad_sequence(sets, batch_first=True, padding_value=-1)
+    shares = torch.rand(len(rows), num_new, rows.shape[1], generator=generator)
+    shares = shares * (torch.rand(shares.shape, generator=generator) < 0.8)  # some rows count not
+    shares[:, :, 0] += 0.1
+    shares = shares * (rows >= 0)[:, None]
+    shares = shares / shares.sum(dim=2, keepdim=True)
+    tokens = torch.randn(len(rows) * num_new, 4, generator=generator)
+    new, k, place = (rows >= 0)[:, None].expand(shares.shape).nonzero().unbind(1)
+    index = torch.stack([new * num_new + k, rows[new, place]])
+    value = shares[new, k, place]
+    matrix = torch.sparse_coo_tensor(
+        index, value, (len(tokens), len(video)), check_invariants=False
+    )
+    wanted = resample(video, matrix, tokens)
+    found = resample_sets(video, rows, shares, tokens)
+    assert found.tokens is tokens
+    assert found.assign is None
+    assert torch.equal(found.spans, wanted.spans)
+    for name in ("positions", "mass"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    for name, extra in wanted.extras.items():
+        torch.testing.assert_close(found.extras[name], extra)
+    if wanted.weights is None:
+        assert found.weights is None
+    else:
+        assert found.weights.is_coalesced()
+        torch.testing.assert_close(found.weights.to_dense(), wanted.weights.to_dense())
+
+
+def test_mass_is_conserved_and_a_row_that_is_not_read_gives_none():
+    video = dense(Grid(1, 2, 2), torch.Generator().manual_seed(0))
+    rows = torch.tensor([[0, 1], [2, 3]])
+    shares = torch.tensor([[[1.0, 0.0]], [[0.25, 0.75]]])
+    found = resample_sets(video, rows, shares, torch.zeros(2, 3))
+    assert found.mass.tolist() == [1.0, 2.0]
+
+
+def test_integer_extras_are_refused():
+    video = dense(Grid(1, 1, 2), torch.Generator(), extras={"ids": torch.arange(2)})
+    with pytest.raises(ShapeError, match="ids"):
+        resample_sets(video, torch.tensor([[0, 1]]), torch.full((1, 1, 2), 0.5), torch.zeros(1, 3))
