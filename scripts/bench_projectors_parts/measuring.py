@@ -60,7 +60,11 @@ def measure(name: str, case: Case, device: str, *, rounds: int, quick: bool) -> 
     calls = _calls(projector, case, grid, device)
     difference = _same(name, projector, calls)
     forward = {who: partial(_without_gradients, call, device) for who, call in calls.items()}
-    train = {who: partial(_with_gradients, projector, c, device) for who, c in calls.items()}
+    cotangent = _cotangent(calls["ours"]().detach())
+    train = {
+        who: partial(_with_gradients, projector, call, cotangent, device)
+        for who, call in calls.items()
+    }
     peaks = {}
     for who, run in train.items():
         projector.zero_grad(set_to_none=True)
@@ -71,7 +75,7 @@ def measure(name: str, case: Case, device: str, *, rounds: int, quick: bool) -> 
     return Measured(
         name=name,
         tokens_in=grid.num_patches + sum(grid.t * side**2 for side, _ in case.others.values()),
-        tokens_out=len(calls["ours"]()),
+        tokens_out=len(cotangent),
         dims=(projector.config.dim_in, projector.config.dim_out),
         forward_s=statistics.median(forward_s["ours"]),
         forward_ratio=median_ratio(forward_s["theirs"], forward_s["ours"]),
@@ -109,7 +113,7 @@ def _same(name: str, projector: Projector, calls: Mapping[str, Callable[[], Tens
             answer = call()
         projector.zero_grad(set_to_none=True)
         with_gradients = call()
-        _cotangent_loss(with_gradients).backward()
+        with_gradients.backward(_cotangent(with_gradients))
         grads = [p.grad for p in projector.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten().float() for g in grads])
         found[who] = [answer.float(), with_gradients.detach().float(), flat]
@@ -126,11 +130,11 @@ def _same(name: str, projector: Projector, calls: Mapping[str, Callable[[], Tens
     return float((ours - theirs).norm() / ours.norm())
 
 
-def _cotangent_loss(rows: Tensor) -> Tensor:
-    """A number whose gradient differs from row to row and feature to feature."""
+def _cotangent(rows: Tensor) -> Tensor:
+    """A gradient [M, E] that differs from row to row and feature to feature."""
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(rows.shape[-1], generator=draw).to(rows)
-    return (rows @ weight * torch.linspace(0.5, 1.5, len(rows)).to(rows)).float().sum()
+    weight_E = torch.randn(rows.shape[1], generator=draw)
+    return (torch.linspace(0.5, 1.5, len(rows))[:, None] * weight_E).to(rows)
 
 
 def _without_gradients(call: Callable[[], Tensor], device: str) -> None:
@@ -139,9 +143,11 @@ def _without_gradients(call: Callable[[], Tensor], device: str) -> None:
     _wait(device)
 
 
-def _with_gradients(projector: Projector, call: Callable[[], Tensor], device: str) -> None:
+def _with_gradients(
+    projector: Projector, call: Callable[[], Tensor], cotangent: Tensor, device: str
+) -> None:
     projector.zero_grad(set_to_none=True)
-    call().sum().backward()
+    call().backward(cotangent)
     _wait(device)
 
 
