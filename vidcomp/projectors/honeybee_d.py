@@ -20,6 +20,7 @@ from vidcomp.projectors.blocks import FrameEmbedding
 from vidcomp.projectors.deformable import DeformableLayer
 from vidcomp.projectors.frame_cells import append_to_parts, end_tokens
 from vidcomp.projectors.gridwise import GridwiseProjector
+from vidcomp.projectors.latents import output_layer
 from vidcomp.projectors.pooling import mean_cells
 from vidcomp.projectors.positions import GridEmbedding, embedded_maps
 from vidcomp.registry import PROJECTORS
@@ -94,7 +95,7 @@ class DAbstractor(GridwiseProjector):
     def __init__(self, config: DAbstractorConfig) -> None:
         super().__init__(config)
         dim, rows, columns = config.dim_hidden, *config.tokens_per_frame
-        self.input_proj = _linear(config.dim_in, dim)
+        self.input_proj = output_layer(config.dim_in, dim)
         self.pos_emb = GridEmbedding(config.pos_grid, dim) if config.pos_grid else None
         self.frame_emb = FrameEmbedding(config.max_frames, dim) if config.max_frames else None
         parts = 2 if config.pooled == "none" else 1
@@ -107,7 +108,7 @@ class DAbstractor(GridwiseProjector):
             for _ in range(config.depth)
         )
         self.eos_tokens = end_tokens(config.num_eos_tokens, dim)
-        self.output_proj = _linear(dim, config.dim_out)
+        self.output_proj = output_layer(dim, config.dim_out)
 
     def cells(self, grid: Grid, budget: int | None = None) -> Grid:  # noqa: ARG002
         """``tokens_per_frame`` each."""
@@ -152,11 +153,6 @@ class DAbstractor(GridwiseProjector):
             return start, place
         pooled = mean_cells(x_BTHWD, cells).flatten(2, 3).flatten(0, 1)
         return (learned, pooled) if self.config.pooled == "query" else (pooled, learned)
-
-
-def _linear(dim_in: int, dim_out: int) -> nn.Module:
-    """A matrix with bias where the widths differ."""
-    return nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
 
 
 def _spread(queries: tuple[int, int], grid_hw: tuple[int, int]) -> Tensor:

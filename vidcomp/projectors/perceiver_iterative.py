@@ -24,6 +24,7 @@ from vidcomp.projectors.perceiver_parts import (
     with_fourier,
     without_repeats,
 )
+from vidcomp.projectors.resampler import read_in_layers
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
 
@@ -96,9 +97,7 @@ class IterativePerceiver(LatentProjector):
         """Layer after layer; the sources are those of the last reading."""
         bands, max_freq = self.config.freq_bands, self.config.max_freq
         clip_BND = with_fourier(clips, self.embedded(clips), bands, max_freq)
-        latents = self.latents.expand(len(clip_BND), -1, -1)
-        for i in range(self.config.depth - 1):
-            latents = self.layers[min(i, len(self.layers) - 1)](latents, clip_BND, clips.mask)
-        last = cast(IterativeLayer, self.layers[-1])
-        latents, sources = last.read(latents, clip_BND, clips.mask)
+        first_BKD = self.latents.expand(len(clip_BND), -1, -1)
+        layers = [self.layers[min(i, len(self.layers) - 1)] for i in range(self.config.depth)]
+        latents, sources = read_in_layers(layers, first_BKD, clip_BND, clips.mask)
         return self.output(latents), sources

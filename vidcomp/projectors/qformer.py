@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vidcomp.errors import ConfigError
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.latents import LatentConfig, LatentProjector
+from vidcomp.projectors.latents import LatentConfig, LatentProjector, output_layer
 from vidcomp.projectors.qformer_blocks import QFormer, QFormerShape, Words
 from vidcomp.projectors.sets import ClipSets
 from vidcomp.registry import PROJECTORS
@@ -127,8 +127,7 @@ class QFormerProjector(LatentProjector):
         # Not zeros, as in transformers: latents that start alike stay alike.
         self.query_tokens = nn.Parameter(torch.randn(1, config.num_latents, shape.dim) * 0.02)
         self.qformer = QFormer(shape)
-        same = config.dim_out == shape.dim
-        self.language_projection = nn.Identity() if same else nn.Linear(shape.dim, config.dim_out)
+        self.language_projection = output_layer(shape.dim, config.dim_out)
 
     def load_reference(self, state: Mapping[str, Tensor]) -> Self:
         """Weights by the names of transformers or of LAVIS (``Qformer.bert.``, ``llm_proj.``).
