@@ -75,6 +75,37 @@ def test_a_query_of_another_kind_is_refused() -> None:
         unbound("llama_vid")(dense(Grid(1, 2, 2)), query=ids)
 
 
+@pytest.mark.parametrize("case", ASKING)
+def test_the_video_without_a_question_is_named(case: str) -> None:
+    batch = TokenBatch.pack([dense(Grid(t, 2, 4), t) for t in (3, 1, 2)])
+    asked = [question(case), None, question(case, 2)]
+    with pytest.raises(ConfigError, match=r"got none for video 2 of 3: pass query="):
+        unbound(case)(batch, query=asked)
+    with pytest.raises(ConfigError, match="got str: pass query=, or bind one"):
+        unbound(case)(batch[0], query="what happens?")
+    with pytest.raises(ConfigError, match="got str for video 1 of 3"):
+        unbound(case)(batch, query="what happens?")
+    first = question(case, 2, 5)
+    out = unbound(case).bind(first)(batch, query=asked)  # None: what it was bound to
+    alone = unbound(case)(batch[1], query=first)
+    torch.testing.assert_close(out[1].tokens, alone.tokens, **CLOSE)
+
+
+@pytest.mark.parametrize("case", ["instruct_qformer", "llama_vid", "qformer", "window_qformer"])
+def test_what_is_no_video_is_named(case: str) -> None:
+    video = dense(Grid(1, 2, 4))
+    for wrong, kind in ((video.tokens, "Tensor"), ([video], "list"), (None, "NoneType")):
+        with pytest.raises(ShapeError, match=f"VideoTokens or a TokenBatch, got {kind}"):
+            unbound(case)(wrong)
+
+
+def test_a_query_is_made_of_tensors() -> None:
+    with pytest.raises(ShapeError, match="must be a tensor, got list: convert it"):
+        QueryIds(ids=[1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="must be a tensor, got str"):
+        QueryFeatures(embedding="what happens?")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("ids", "problem"),
     [

@@ -233,16 +233,22 @@ class Projector(nn.Module, ABC):
         if isinstance(video, VideoTokens):
             if isinstance(budget, Sequence):
                 raise BudgetError(f"one video has one budget, got {budget}: pass a single number")
-            if isinstance(query, Sequence):
+            if isinstance(query, Sequence) and not isinstance(query, str):
                 raise ConfigError(f"one video has one query, got {len(query)}: pass a single one")
             (out,) = self._run([video], [budget], [query])
             return out
+        if not isinstance(video, TokenBatch):
+            raise ShapeError(
+                f"the projector {self.config.name!r} projects VideoTokens or a TokenBatch, got "
+                f"{type(video).__name__}: pack several videos with TokenBatch.pack"
+            )
         budgets = [*budget] if isinstance(budget, Sequence) else [budget] * len(video)
         if len(budgets) != len(video):
             raise BudgetError(
                 f"{len(video)} videos need as many budgets, got {len(budgets)}: pass one each"
             )
-        queries = [*query] if isinstance(query, Sequence) else [query] * len(video)
+        each = isinstance(query, Sequence) and not isinstance(query, str)
+        queries = [*query] if each else [query] * len(video)
         if len(queries) != len(video):
             raise ConfigError(
                 f"{len(video)} videos need as many queries, got {len(queries)}: pass one each"
@@ -298,9 +304,9 @@ class Projector(nn.Module, ABC):
     ) -> list[VideoTokens]:
         dtype = self.dtype
         queries = [self._query if query is None else query for query in queries]
-        for video, query in zip(videos, queries, strict=True):
+        for number, (video, query) in enumerate(zip(videos, queries, strict=True), start=1):
             self._check(video)
-            self._check_query(query)
+            self._check_query(query, f" for video {number} of {len(videos)}" * (len(videos) > 1))
         results = self.project([video.to(dtype=dtype) for video in videos], budgets, queries)
         for out, budget in zip(results, budgets, strict=True):
             if budget is not None and len(out) > budget:
@@ -310,13 +316,13 @@ class Projector(nn.Module, ABC):
                 )
         return results
 
-    def _check_query(self, query: Query | None) -> None:
+    def _check_query(self, query: Query | None, where: str = "") -> None:
         wanted = self.asks
         if query is not None if wanted is None else not isinstance(query, wanted):
             got = "none" if query is None else type(query).__name__
             does = "reads no query" if wanted is None else f"reads a {wanted.__name__}"
             raise ConfigError(
-                f"the projector {self.config.name!r} {does}, got {got}: "
+                f"the projector {self.config.name!r} {does}, got {got}{where}: "
                 f"{'leave it out' if wanted is None else 'pass query=, or bind one'}"
             )
 

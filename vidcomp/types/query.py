@@ -22,6 +22,7 @@ class QueryFeatures:
     """[Q, D] float: one row a text (or a text token), on any device."""
 
     def __post_init__(self) -> None:
+        _check_tensor("a query's embedding", self.embedding)
         shape = tuple(self.embedding.shape)
         if len(shape) != 2 or 0 in shape or not self.embedding.is_floating_point():
             raise ShapeError(
@@ -43,6 +44,7 @@ class QueryIds:
     device."""
 
     def __post_init__(self) -> None:
+        _check_tensor("the token ids of a query", self.ids)
         shape = tuple(self.ids.shape)
         if len(shape) != 1 or 0 in shape or self.ids.dtype != torch.int64:
             raise ShapeError(
@@ -53,3 +55,10 @@ class QueryIds:
 
 Query = QueryFeatures | QueryIds
 """What a stage may be asked by."""
+
+
+def _check_tensor(what: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ShapeError(
+            f"{what} must be a tensor, got {type(value).__name__}: convert it with torch.tensor"
+        )
