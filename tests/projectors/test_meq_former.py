@@ -136,6 +136,32 @@ def test_an_encoder_may_be_missing_but_not_the_first() -> None:
         projector(some)
 
 
+def test_what_is_no_stream_is_named() -> None:
+    projector, some = meq(), streams()
+    for wrong, kind in ((some["still"].tokens, "Tensor"), ([some["still"]], "list")):
+        with pytest.raises(ConfigError, match=f"got {kind} for 'still': pack several videos"):
+            projector({**some, "still": wrong})
+    nothing = some["still"].select(torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="one token of its first encoder, got none"):
+        projector({**some, "still": nothing})
+    none = {**some, "text": some["text"].select(torch.zeros(0, dtype=torch.int64))}
+    without = {name: some[name] for name in ("still", "moving")}
+    torch.testing.assert_close(projector(none).tokens, projector(without).tokens, **CLOSE)
+
+
+def test_batches_of_other_videos_are_refused() -> None:
+    projector, one, other = meq(), streams(1), streams(2)
+    batches = {n: TokenBatch.pack([one[n], other[n]], ("a", "b")) for n in one}
+    assert projector(batches).keys == ("a", "b")
+    swapped = TokenBatch.pack([other["text"], one["text"]], ("b", "a"))
+    with pytest.raises(ConfigError, match=r"in one order, got batches of \['a', 'b'\] and \['b'"):
+        projector({**batches, "text": swapped})
+    unnamed = TokenBatch.pack([one["text"], other["text"]])
+    torch.testing.assert_close(
+        projector({**batches, "text": unnamed}).tokens, projector(batches).tokens, **CLOSE
+    )
+
+
 def test_encoders_are_left_out_while_training_but_never_all() -> None:
     projector, some = meq(encoder_dropout=0.9).train(), streams()
     sizes = {

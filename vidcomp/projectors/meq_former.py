@@ -171,9 +171,21 @@ class MeqFormer(QFormerProjector):
                 f"{wanted} and lies on the grid of the first, got {', '.join(video) or 'none'}: "
                 f"pass streams by these names, the first always"
             )
+        for name, stream in video.items():
+            if not isinstance(stream, VideoTokens | TokenBatch):
+                raise ConfigError(
+                    f"{wanted} as VideoTokens or TokenBatch, got {type(stream).__name__} for "
+                    f"{name!r}: pack several videos with TokenBatch.pack"
+                )
         counts = [len(s) if isinstance(s, TokenBatch) else None for s in video.values()]
         if len(set(counts)) > 1:
             raise ConfigError(f"{wanted} of the same videos, got {counts}: pass equal batches")
+        keys = {s.keys for s in video.values() if isinstance(s, TokenBatch) and s.keys}
+        if len(keys) > 1:
+            shown = " and ".join(str(list(some)[:4]) for some in sorted(keys))
+            raise ConfigError(
+                f"{wanted} of the same videos in one order, got batches of {shown}: pack them alike"
+            )
         return {name: video[name] for name in names if name in video}
 
     def _joined(self, streams: Mapping[str, Sequence[VideoTokens]]) -> list[VideoTokens]:
@@ -193,6 +205,11 @@ class MeqFormer(QFormerProjector):
     @untraced
     def _join(self, videos: Sequence[VideoTokens], rows: Sequence[Tensor]) -> VideoTokens:
         first, kept = videos[0], self._kept(len(videos))
+        if not len(first):
+            raise ShapeError(
+                f"the projector {self.config.name!r} reads at least one token of its first encoder,"
+                f" got none: skip the video"
+            )
         if len(videos) == 1:
             return replace(first, tokens=rows[0])
         index_S = torch.cat([_rows_of(videos[i], first) for i in kept])
