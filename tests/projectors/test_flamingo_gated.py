@@ -113,5 +113,28 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     made, (text, media, seen) = block(), inputs()
     with pytest.raises(ShapeError, match=r"got \[\[2, 6, 8\], \[2, 3, 4, 6\], \[2, 5\]\]"):
         made(text, media, seen[:, 1:])
-    with pytest.raises(ShapeError, match=r"a mask \[B, M, N\], got .* and \[2, 3\]"):
+    with pytest.raises(ShapeError, match=r"a bool mask \[B, M, N\], got .* and \(\[2, 3\]"):
         made(text, media, seen, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ShapeError, match=r"and \(\[2, 3, 4\], torch.float32\)"):
+        made(text, media, seen, torch.ones(2, 3, 4))
+    with pytest.raises(ShapeError, match=r"media \[B, M, N, 6\].* \[2, 3, 4, 5\]"):
+        made(text, media[..., 1:], seen)
+    with pytest.raises(ShapeError, match=r"text \[B, T, 8\].* \[\[2, 6, 7\]"):
+        made(text[..., 1:], media, seen)
+    with pytest.raises(ShapeError, match=r"media_seen.* with torch.bool"):
+        made(text, media, seen > 0)
+
+
+@pytest.mark.parametrize("mode", [{}, {"only_immediate": False, "mean_before_media": True}])
+def test_texts_without_media_pass_the_feed_forward_only(mode: dict[str, bool]) -> None:
+    made, (text, media, seen) = block(**mode), inputs()
+    text = text.clone().requires_grad_()
+    out = made(text, media[:, :0], seen * 0)
+    torch.testing.assert_close(out, text + made.ff_gate.tanh() * made.ff(text))
+    out.sum().backward()
+    assert torch.isfinite(text.grad).all()
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="heads=0"):
+        GatedCrossAttention(8, 6, heads=0)

@@ -30,7 +30,7 @@ class _MediaAttention(nn.Module):
     def __init__(self, dim: int, dim_media: int, heads: int, dim_head: int) -> None:
         super().__init__()
         inner = heads * dim_head
-        self.heads = heads
+        self.heads, self.dim_head = heads, dim_head
         self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_kv = nn.Linear(dim_media, 2 * inner, bias=False)
@@ -58,7 +58,7 @@ class _MediaAttention(nn.Module):
         return out
 
     def _split(self, x_BND: Tensor) -> Tensor:
-        return x_BND.view(*x_BND.shape[:2], self.heads, -1).transpose(1, 2)
+        return x_BND.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
 
 
 class GatedCrossAttention(nn.Module):
@@ -77,7 +77,7 @@ class GatedCrossAttention(nn.Module):
             mistake of the original that comes without ``only_immediate``, for answers equal to its.
 
     Raises:
-        ConfigError: ``mean_before_media`` with ``only_immediate``.
+        ConfigError: ``mean_before_media`` with ``only_immediate``, or a size below 1.
     """
 
     def __init__(
@@ -96,6 +96,12 @@ class GatedCrossAttention(nn.Module):
             raise ConfigError(
                 "the original reads nothing before any medium where only the latest one is read, "
                 "got mean_before_media=True: leave it out, or set only_immediate=False"
+            )
+        if min(dim, dim_media, dim_head, heads, ff_mult) < 1:
+            raise ConfigError(
+                f"gated cross-attention wants sizes of at least 1, got dim={dim}, "
+                f"dim_media={dim_media}, dim_head={dim_head}, heads={heads}, ff_mult={ff_mult}: "
+                f"raise them"
             )
         self.only_immediate, self.mean_before_media = only_immediate, mean_before_media
         self.attn = _MediaAttention(dim, dim_media, heads, dim_head)
@@ -119,7 +125,8 @@ class GatedCrossAttention(nn.Module):
 
         Args:
             text_BTD: hidden states, any float type.
-            media_BMNV: rows of every medium, in the order of the text; in the text's type.
+            media_BMNV: rows of every medium, in the order of the text; in the text's type.  M may
+                be 0: texts without media pass the feed-forward only.
             seen_BT: integers, media that have begun up to each row, 0..M (``media_seen``); while a
                 text is continued row by row, those of the whole text so far.
             mask_BMN: bool, True where a medium has a row, for media of different lengths or texts
@@ -144,12 +151,16 @@ class GatedCrossAttention(nn.Module):
         return out
 
     def _check(self, text: Tensor, media: Tensor, seen: Tensor, mask: Tensor | None) -> None:
+        d, v = self.attn.to_q.in_features, self.attn.to_kv.in_features
         fits = text.ndim == 3 and media.ndim == 4 and text.shape[:2] == seen.shape
-        fits = fits and len(text) == len(media) and not seen.is_floating_point()
-        if not fits or (mask is not None and mask.shape != media.shape[:3]):
+        fits = fits and len(text) == len(media) and (text.shape[2], media.shape[3]) == (d, v)
+        counts = seen.dtype != torch.bool and not seen.is_floating_point()
+        masks = mask is None or (mask.shape == media.shape[:3] and mask.dtype == torch.bool)
+        if not (fits and counts and masks):
             shapes = [list(x.shape) for x in (text, media, seen)]
             raise ShapeError(
-                f"gated cross-attention wants text [B, T, D], media [B, M, N, V], integers seen "
-                f"[B, T] and a mask [B, M, N], got {shapes} and "
-                f"{None if mask is None else list(mask.shape)}: bring them into these shapes"
+                f"gated cross-attention wants text [B, T, {d}], media [B, M, N, {v}], integers "
+                f"seen [B, T] (media_seen) and a bool mask [B, M, N], got {shapes} with "
+                f"{seen.dtype} and {None if mask is None else (list(mask.shape), mask.dtype)}: "
+                f"bring them into these shapes"
             )
