@@ -65,6 +65,35 @@ def test_bounds_find_the_picks_of_the_matrix(n, content, seed, scaled, batch, wi
     assert len(set(expected.tolist())) == k
 
 
+@given(
+    n=st.integers(8, 90),
+    content=st.sampled_from(["any", "few", "near", "pairs"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    scaled=st.booleans(),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_what_float32_tells_are_the_picks_of_the_matrix(n, content, dtype, scaled, seed, data):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 24, generator=draw)
+    if content == "few":
+        x = x.round()
+    if content == "near":
+        x = x[:1] + 1e-3 * x
+    if content == "pairs":
+        x[1::2] = x[: n - n % 2 : 2]
+    x = x.to(dtype)
+    k = data.draw(st.integers(1, n // 4))
+    scale = torch.rand(n, generator=draw) if scaled else None
+    found = diverse._rough_max_min(x, k, scale)
+    distance = cosine_distances(x, x)
+    expected = max_min_of(distance if scale is None else distance * scale, k)
+    assert torch.equal(max_min(x, k, scale_N=scale), expected)
+    assert found is None or torch.equal(found, expected)
+    assert found is not None or content in ("few", "near", "pairs")
+
+
 def test_published_picks(golden):
     with safe_open(golden / "divprune.safetensors", "pt") as file:
         x, expected = file.get_tensor("input.x"), file.get_tensor("output.selected_order")

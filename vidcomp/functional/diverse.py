@@ -25,6 +25,8 @@ _BATCH = 64
 """Rows that are brought up to date at once."""
 _WINDOW = 128
 """Picks that they are compared with at once: after those they may be worth too little to go on."""
+_LEAST, _LARGEST = 1e-9, 1e9
+"""Lengths of rows of which float32 holds squares."""
 _SPANNED = 1e-9
 """Share of a row's squared length below which it lies in the span of others."""
 
@@ -58,6 +60,9 @@ def max_min(x_ND: Tensor, k: int, *, scale_N: Tensor | None = None) -> Tensor:
     _check(len(x_ND), k)
     x_ND = x_ND.detach()
     if len(x_ND) ** 2 <= _HELD:
+        picked = _rough_max_min(x_ND, k, scale_N)
+        if picked is not None:
+            return picked
         distance_NN = _all_distances(directions(x_ND))
         return max_min_of(distance_NN if scale_N is None else distance_NN * scale_N.float(), k)
     unit_ND = directions(x_ND)
@@ -196,6 +201,59 @@ def _all_distances(unit_ND: Tensor) -> Tensor:
         distance_NN[start:stop, start:] = strip_MN
         distance_NN[stop:, start:stop] = strip_MN[:, strip:].mT
     return distance_NN
+
+
+def _rough_max_min(x_ND: Tensor, k: int, scale_N: Tensor | None) -> Tensor | None:
+    """The picks of ``max_min``, most of which float32 tells; nothing if it tells too little.
+
+    Where it leaves several rows to choose from, those are compared in the wide type.
+    """
+    is_narrow = x_ND.device.type == "cpu" and x_ND.dtype != torch.float64
+    if not is_narrow or torch.get_float32_matmul_precision() != "highest" or 4 * k > len(x_ND):
+        return None
+    norm_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True, dtype=torch.float32)
+    if not bool(((norm_N1 > _LEAST) & (norm_N1 < _LARGEST)).all()):
+        return None
+    distance_NN = _rough_distances(x_ND / norm_N1)
+    scale_N = torch.ones_like(norm_N1[:, 0]) if scale_N is None else scale_N.float()
+    # A product has one rounding a term, a length half of one for each of 4 partial sums at least.
+    error_N = scale_N * ((5 / 4 * x_ND.shape[1] + 32) * 2.0**-24)
+    least_N, picks = distance_NN.amin(dim=1) * scale_N, list[int]()
+    while len(picks) < k:
+        open_J = (least_N + error_N >= (least_N - error_N).max()).nonzero().squeeze(1)
+        if not 1 <= len(open_J) <= _BATCH:
+            return None
+        best = int(open_J[0])
+        if len(open_J) > 1:
+            best = int(open_J[_farthest(x_ND, open_J, picks, scale_N)])
+        found_N = distance_NN[best] * scale_N
+        least_N = torch.minimum(least_N, found_N) if picks else found_N
+        least_N[best] = -torch.inf
+        picks.append(best)
+    return torch.tensor(picks)
+
+
+def _rough_distances(unit_ND: Tensor) -> Tensor:
+    """[N, N] as ``_all_distances`` of float32 rows, but infinite from each row to itself."""
+    num_rows = len(unit_ND)
+    distance_NN = torch.empty(num_rows, num_rows)
+    strip = max(64, num_rows // 4)
+    for start in range(0, num_rows, strip):
+        stop = start + strip
+        strip_MN = (unit_ND[start:stop] @ unit_ND[start:].mT).neg_().add_(1)
+        distance_NN[start:stop, start:] = strip_MN
+        distance_NN[stop:, start:stop] = strip_MN[:, strip:].mT
+    return distance_NN.fill_diagonal_(torch.inf)
+
+
+def _farthest(x_ND: Tensor, open_J: Tensor, picks: list[int], scale_N: Tensor) -> Tensor:
+    """The place of the first of some rows that is farthest from the picks, or, before there are
+    any, from all other rows.
+    """
+    distance_JK = cosine_distances(x_ND[open_J], x_ND[picks] if picks else x_ND)
+    if not picks:
+        distance_JK[torch.arange(len(open_J)), open_J] = torch.inf
+    return (distance_JK.amin(dim=1) * scale_N[open_J]).argmax()
 
 
 def _second_smallest(value_BNN: Tensor) -> Tensor:
