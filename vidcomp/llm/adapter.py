@@ -55,7 +55,8 @@ class Adapter:
         return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
     @property
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
+        """Id that prompts of a batch are padded with."""
         found = self.model.config.get_text_config(decoder=True).pad_token_id
         return 0 if found is None else int(found)
 
@@ -205,13 +206,12 @@ class Adapter:
         """
         if isinstance(prompts, Prompt):
             prompts, videos = [prompts], [cast("Sequence[VideoTokens]", videos)]
+        pairs = zip(prompts, cast("Sequence[Sequence[VideoTokens]]", videos), strict=True)
         filled = [
             fill(prompt, of_one, [self._structural(video) for video in of_one])
-            for prompt, of_one in zip(
-                prompts, cast("Sequence[Sequence[VideoTokens]]", videos), strict=True
-            )
+            for prompt, of_one in pairs
         ]
-        inputs = join(filled, self._pad_id, self.model.device)
+        inputs = join(filled, self.pad_id, self.model.device)
         keys = sorted({key for one in filled for key in one.features})
         if keys:
             inputs["mm_encoder_outputs"] = {key: self._output(filled, key) for key in keys}
@@ -245,9 +245,19 @@ class Adapter:
             parts = zip(prompts, cast("Sequence[Sequence[VideoTokens]]", videos), strict=True)
             answers = [self.generate(prompt, of_one, **settings) for prompt, of_one in parts]
             return [answer for of_one in answers for answer in of_one]
-        inputs = self.inject(prompts, videos)
-        placeholders = {self.token_id(key) for key in inputs.get("mm_encoder_outputs", ())}
-        settings = {"suppress_tokens": sorted(placeholders), **settings}
+        return self.say(self.inject(prompts, videos), settings)
+
+    @torch.no_grad()
+    def say(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Tensor]:
+        """The new tokens of each answer, up to its end, without placeholders.
+
+        Args:
+            inputs: of ``model.generate``.
+            settings: of transformers' GenerationConfig.
+        """
+        known = [getattr(self.model.config, f"{key}_token_id", None) for key in ("image", "video")]
+        placeholders = sorted({int(number) for number in known if number is not None})
+        settings = {"suppress_tokens": placeholders, **settings}
         out = self.model.generate(**inputs, **settings)
         ends = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
         return [_up_to(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].cpu()]
