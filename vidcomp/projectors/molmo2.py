@@ -6,7 +6,8 @@ Molmo2: Open Weights and Data for Vision-Language Models with Video Understandin
 a picture, masked where they reach beyond it.  The features of two layers of the encoder lie side by
 side.
 
-Legend: F frames, H W their patches, E features that are read.
+Legend: F frames, H W their patches, X windows of all frames, N patches of a window, D features of
+all levels.
 """
 
 import re

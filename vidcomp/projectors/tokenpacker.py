@@ -6,8 +6,9 @@ of the encoder (12, 16, 22 and 23 of CLIP-L); nothing is added to what is read. 
 a square grid of whole windows.  Here a query is interpolated at the centre of its window, which is
 the same there, and means something for windows of any size.
 
-Legend: F frames, H W their patches, J K windows along height and width, D features of a token,
-L features of all levels, E features inside.
+Legend: F frames, H W their patches, P = H * W, R patches of all frames, J K windows along height
+and width, X windows of all frames, N patches of a window, D features of a token, L features of all
+levels, E features inside.
 """
 
 from collections.abc import Sequence
@@ -101,11 +102,14 @@ class TokenPacker(WindowedProjector):
         dim = self.config.dim_in
         centres_FJKD = _at_centres(x_FHWD[..., :dim], rows, columns)
         query_XE = self.norm_q(self.q_proj(centres_FJKD)).flatten(0, 2)
-        levels_FPL = (x_FHWD[..., dim:] if self.config.levels else x_FHWD).flatten(1, 2)
+        # As a matrix: a linear layer would first copy a part of longer rows with more axes.
+        levels_RL = (x_FHWD[..., dim:] if self.config.levels else x_FHWD).flatten(0, 2)
+        frames = len(x_FHWD)
+        key_FPE = self.norm_k(self.k_proj(levels_RL)).view(frames, -1, self.config.dim_hidden)
+        value_FPE = self.norm_v(self.v_proj(levels_RL)).view_as(key_FPE)
         windows = self.windows(x_FHWD, rows, columns)
-        key_XNE = windows.gather(self.norm_k(self.k_proj(levels_FPL)))
-        value_XNE = windows.gather(self.norm_v(self.v_proj(levels_FPL)))
-        mask_XN = windows.masks(len(x_FHWD))
+        key_XNE, value_XNE = windows.gather(key_FPE), windows.gather(value_FPE)
+        mask_XN = windows.masks(frames)
         out: Tensor = self.attention(query_XE[:, None], key_XNE, value_XNE, mask_XN)
         return out
 

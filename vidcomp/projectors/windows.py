@@ -1,7 +1,7 @@
 """Windows of frames: which patches lie in each, and tensors window by window; no videos.
 
-Legend: F frames, H W their patches, P = H * W, M windows of a frame, N patches of the largest
-window, S indices and B windows along one axis, D features.
+Legend: F frames, H W their patches, P = H * W, M windows of a frame, X = F * M, N patches of the
+largest window, S indices and B windows along one axis, n indices of the longest, D features.
 """
 
 from collections.abc import Sequence
@@ -77,16 +77,16 @@ class Windows:
         )
 
     def gather(self, x_FPD: Tensor) -> Tensor:
-        """[F * M, N, D] the patches of every window of every frame."""
+        """[X, N, D] the patches of every window of every frame."""
         rows = x_FPD.index_select(1, self.patches.flatten())
         return rows.view(-1, self.patches.shape[1], x_FPD.shape[2])
 
     def masks(self, num_frames: int) -> Tensor | None:
-        """[F * M, N] bool which of the gathered patches count; ``None``: all."""
+        """[X, N] bool which of the gathered patches count; ``None``: all."""
         return None if self.mask is None else self.mask.repeat(num_frames, 1)
 
     def means(self, x_XND: Tensor) -> Tensor:
-        """[F * M, 1, D] means over the own patches of what was gathered."""
+        """[X, 1, D] means over the own patches of what was gathered."""
         if self.mask is None:
             return x_XND.mean(dim=1, keepdim=True)
         share_MN = self.mask / self.mask.sum(dim=1, keepdim=True)
