@@ -14,7 +14,7 @@ import torch
 from methods_page.text import markdown, number
 
 from vidcomp.errors import VidcompError
-from vidcomp.projectors.base import Projector, ProjectorConfig
+from vidcomp.projectors.base import Projector
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, QueryFeatures, QueryIds, VideoTokens
 
@@ -30,55 +30,57 @@ def page() -> str:
     before, _, rest = PAGE.read_text().partition(START)
     after = rest.partition(END)[2]
     names = PROJECTORS.names()
-    table = markdown(HEADER, [_row(name) for name in names])
-    papers = markdown(
-        ("name", "paper", "loads the names of"),
-        [
-            [f"`{name}`", about.paper or "-", about.checkpoint or "-"]
-            for name in names
-            if (about := PROJECTORS[name].about)
-        ],
-    )
+    table = markdown(HEADER, [[*facts(name), _gflop(name)] for name in names])
+    papers = markdown(("name", "paper", "loads the names of"), [source(name) for name in names])
     note = (
         f"Counted for {GRID.t} frames of {GRID.h} x {GRID.w} patches of {DIM_IN} features, into "
         f"{DIM_OUT}, with default settings. GFLOP: matrix products, convolutions and attention of "
-        f"one call, a multiplication with addition counted as two. A dash: it reads more than "
-        f"such a video, or another grid."
+        f"one call, a multiplication with addition counted as two. A dash: there is no default, or "
+        f"it reads more than one such video."
     )
     return f"{before}{START}{table}\n\n{note}\n\n{papers}\n{END}{after}"
 
 
-def _row(name: str) -> list[str]:
+def facts(name: str) -> list[str]:
+    """A row of the table without the last column: nothing is computed, no weight is drawn."""
     config = PROJECTORS[name]
     about = config.about
-    counted = _counted(name)
     asks = {None: "", QueryIds: ", and a text's ids", QueryFeatures: ", and a text"}[config.asks]
     reads = ("a dense grid" if about.reads == "grid" else "any tokens") + asks
     what = re.split(r"(?<=\.)\s", " ".join((config.__doc__ or "").split()), maxsplit=1)[0]
-    return [
-        f"`{name}`",
-        what.rstrip(".").replace("``", "`"),
-        about.tokens,
-        counted[0],
-        "raster" if about.in_order else "latents'",
-        reads,
-        *counted[1:],
-    ]
+    order = "raster" if about.in_order else "latents'"
+    count, millions = _sizes(name)
+    what = what.rstrip(".").replace("``", "`")
+    return [f"`{name}`", what, about.tokens, count, order, reads, millions]
 
 
-def _counted(name: str) -> tuple[str, str, str]:
-    """Tokens out, millions of weights and GFLOP of default settings; dashes where it reads more."""
-    torch.manual_seed(0)
+def source(name: str) -> list[str]:
+    """A row of the table of papers and checkpoints."""
+    about = PROJECTORS[name].about
+    return [f"`{name}`", about.paper or "-", about.checkpoint or "-"]
+
+
+def _sizes(name: str) -> tuple[str, str]:
+    """Tokens out and millions of weights of default settings."""
     try:
-        projector = PROJECTORS.make(name, dim_in=DIM_IN, dim_out=DIM_OUT).build()
+        with torch.device("meta"):
+            projector = PROJECTORS.make(name, dim_in=DIM_IN, dim_out=DIM_OUT).module()
     except VidcompError:
-        return "-", "-", "-"
+        return "-", "-"
     millions = number(projector.num_parameters / 1e6)
     try:
-        count = f"{projector.num_tokens(GRID):,}"
-        return count, millions, number(projector.flops(_video(), query=_query(projector)) / 1e9)
+        return f"{projector.num_tokens(GRID):,}", millions
     except VidcompError:
-        return "-", millions, "-"
+        return "-", millions
+
+
+def _gflop(name: str) -> str:
+    """Of a call with default settings."""
+    try:
+        projector = PROJECTORS.make(name, dim_in=DIM_IN, dim_out=DIM_OUT).build()
+        return number(projector.flops(_video(), query=_query(projector)) / 1e9)
+    except VidcompError:
+        return "-"
 
 
 def _video() -> VideoTokens:
@@ -92,8 +94,9 @@ def _query(projector: Projector) -> Query | None:
     if projector.asks is QueryIds:
         return QueryIds(ids=torch.arange(1, 9))
     if projector.asks is QueryFeatures:
-        config: ProjectorConfig = projector.config
-        return QueryFeatures(embedding=torch.randn(8, getattr(config, "dim_query", DIM_IN)))
+        return QueryFeatures(
+            embedding=torch.randn(8, getattr(projector.config, "dim_text", DIM_IN))
+        )
     return None
 
 

@@ -37,7 +37,9 @@ def sincos_hw(places: Tensor, dim: int) -> Tensor:
 
 def grid_table(h: int, w: int, dim: int) -> Tensor:
     """[h * w, dim] float32 ``sincos_hw`` of the cells of a grid, row by row."""
-    return sincos_hw(torch.cartesian_prod(torch.arange(h), torch.arange(w)), dim).contiguous()
+    # On the processor: modules are also made on the meta device, where nothing is ``unique``.
+    row, column = (torch.arange(size, device="cpu") for size in (h, w))
+    return sincos_hw(torch.cartesian_prod(row, column), dim).contiguous()
 
 
 @untraced
