@@ -150,6 +150,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "nemotron_h_omni": {
         **_BASE,
+        "image_mean": None,
+        "image_std": None,
         "norm_mean": None,
         "norm_std": None,
         "patch_size": 16,
@@ -160,6 +162,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What the classes of transformers 5.23 have where a file says nothing, by ``config.model_type``;
 frame rates also where those leave them open (see ``sampling``)."""
+
+
+_OLD = ("min_pixels", "max_pixels", "video_sampling", "norm_mean", "norm_std")
 
 
 def read_settings(model: str, model_type: str, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,10 +187,10 @@ def read_settings(model: str, model_type: str, changed: Mapping[str, Any]) -> di
                 f"the video processor of {model_type} has no setting {name!r}: "
                 f"{suggest(name, known)}it has {', '.join(known)}"
             )
-    # A null in a file is the class's default, as for transformers.
-    file = {k: v for k, v in {**_file(model), **changed}.items() if v is not None}
-    settings = {name: file.get(name, value) for name, value in defaults.items()}
-    return _modern(settings, file)
+    settings = dict(defaults)
+    for given in (_file(model), changed):
+        settings |= _modern(given, settings)
+    return {name: value for name, value in settings.items() if name not in _OLD}
 
 
 def _file(model: str) -> dict[str, Any]:
@@ -208,16 +213,18 @@ def _file(model: str) -> dict[str, Any]:
     return {"patch_size": nested.get("patch_size"), **found}
 
 
-def _modern(settings: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Older spellings brought to the present one, as the classes do when they are made."""
-    size: Any = settings.get("size")
+def _modern(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given for the known settings, older spellings brought to the present one as the
+    classes do.  A null is the class's default, as for transformers.
+    """
+    found = {k: v for k, v in given.items() if k in settings and v is not None}
     for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-        if settings.pop(old, None) is not None:
-            size = {**size, new: file[old]}
-    if settings.get("norm_mean") and settings.get("norm_std"):
-        settings["image_mean"], settings["image_std"] = settings["norm_mean"], settings["norm_std"]
-    sampling = settings.pop("video_sampling", None)
-    if sampling:  # SmolVLM; there a size of its own wins over the one for videos
-        size = file.get("size", sampling["video_size"])
-        settings["num_frames"], settings["fps"] = sampling["max_frames"], sampling["fps"]
-    return {**settings, "size": size} if size is not None else settings
+        if old in found:
+            found["size"] = {**found.get("size", settings["size"]), new: found[old]}
+    if "norm_mean" in found and "norm_std" in found:
+        found |= {"image_mean": found["norm_mean"], "image_std": found["norm_std"]}
+    if "video_sampling" in found:  # SmolVLM; there a size of its own wins over the one for videos
+        sampling = found["video_sampling"]
+        found.setdefault("size", sampling["video_size"])
+        found |= {"num_frames": sampling["max_frames"], "fps": sampling["fps"]}
+    return found
