@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import ClassVar, Literal, NamedTuple, Self, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from pydantic import Field
@@ -233,9 +233,9 @@ class Projector(nn.Module, ABC):
         if isinstance(video, VideoTokens):
             if isinstance(budget, Sequence):
                 raise BudgetError(f"one video has one budget, got {budget}: pass a single number")
-            if isinstance(query, Sequence) and not isinstance(query, str):
+            if isinstance(query, list | tuple):
                 raise ConfigError(f"one video has one query, got {len(query)}: pass a single one")
-            (out,) = self._run([video], [budget], [query])
+            (out,) = self._run([video], [budget], _one_each(query, 1))
             return out
         if not isinstance(video, TokenBatch):
             raise ShapeError(
@@ -247,8 +247,7 @@ class Projector(nn.Module, ABC):
             raise BudgetError(
                 f"{len(video)} videos need as many budgets, got {len(budgets)}: pass one each"
             )
-        each = isinstance(query, Sequence) and not isinstance(query, str)
-        queries = [*query] if each else [query] * len(video)
+        queries = _one_each(query, len(video))
         if len(queries) != len(video):
             raise ConfigError(
                 f"{len(video)} videos need as many queries, got {len(queries)}: pass one each"
@@ -339,3 +338,8 @@ class Projector(nn.Module, ABC):
                 f"{tokens.shape[1]}: set dim_in={tokens.shape[1]} or use the encoder it was "
                 f"trained with"
             )
+
+
+def _one_each(query: object, count: int) -> list[Any]:
+    """Queries of as many videos; a text is a sequence, too, and no query."""
+    return [*query] if isinstance(query, list | tuple) else [query] * count

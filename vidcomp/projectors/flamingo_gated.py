@@ -58,7 +58,8 @@ class _MediaAttention(nn.Module):
         return out
 
     def _split(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
+        b, n, _ = x_BND.shape
+        return x_BND.view(b, n, self.heads, self.dim_head).transpose(1, 2)
 
 
 class GatedCrossAttention(nn.Module):
