@@ -89,7 +89,7 @@ def test_embeddings_of_frames_start_without_effect_and_then_tell_them_apart() ->
     video = dense(Grid(3, 2, 2))
     assert torch.equal(plain(video).tokens, timed(video).tokens)
     with torch.no_grad():
-        timed.frames.weight.normal_(generator=torch.Generator().manual_seed(0))
+        timed.frame_emb.weight.normal_(generator=torch.Generator().manual_seed(0))
     moved = timed(video)
     assert not torch.allclose(plain(video).positions, moved.positions, atol=1e-3)
 

@@ -36,7 +36,7 @@ def state(projector: Perceiver) -> dict[str, torch.Tensor]:
 def test_tokens_and_their_sources_equal_the_slow_twin(seed: int, frames: int, kind: Any) -> None:
     projector, video = perceiver(dim_out=DIM_IN, seed=seed), kind(Grid(frames, 2, 3), seed)
     place = video.positions[:, 0].long()
-    embedded = video.tokens + projector.frames.weight.detach()[place]
+    embedded = video.tokens + projector.frame_emb.weight.detach()[place]
     latents, weights = slow_resampler_medium(embedded, state(projector), heads=2, depth=2)
     out = projector(video)
     torch.testing.assert_close(out.tokens.double(), latents, **CLOSE)
@@ -61,11 +61,11 @@ def test_sources_of_latents_that_ignore_the_video_still_sum_to_one() -> None:
 @pytest.mark.parametrize("frames", [1, 2, 4, 5, 9])
 def test_a_short_table_is_stretched_over_a_long_video(rows: int, frames: int) -> None:
     short, long = perceiver(max_frames=rows), perceiver(max_frames=max(rows, frames))
-    table = short.frames.weight.detach()
+    table = short.frame_emb.weight.detach()
     if frames > rows:
         stretched = interpolate(table.T[None], size=frames, mode="linear", align_corners=True)
         table = stretched[0].T
-    long.load_state_dict({**short.state_dict(), "frames.weight": table})
+    long.load_state_dict({**short.state_dict(), "frame_emb.weight": table})
     video = dense(Grid(frames, 2, 2))
     torch.testing.assert_close(short(video).tokens, long(video).tokens, **CLOSE)
 
@@ -134,9 +134,9 @@ def test_a_token_merged_over_frames_is_between_them_in_time() -> None:
     merged = merge(video, torch.zeros(2, dtype=torch.int64))
     projector = perceiver(max_frames=2)
     out = projector(merged)
-    middle = projector.frames.weight.detach().mean(dim=0)
+    middle = projector.frame_emb.weight.detach().mean(dim=0)
     blind = perceiver(max_frames=0)
-    weights = {n: t for n, t in projector.state_dict().items() if n != "frames.weight"}
+    weights = {n: t for n, t in projector.state_dict().items() if n != "frame_emb.weight"}
     blind.load_state_dict(weights)
     moved = replace(merged, tokens=merged.tokens + middle)
     torch.testing.assert_close(out.tokens, blind(moved).tokens, **CLOSE)

@@ -117,7 +117,7 @@ def test_frames_of_a_clip_are_told_apart_once_their_table_has_learned() -> None:
     torch.testing.assert_close(framed(video).tokens, projector(video).tokens, **CLOSE)
     torch.testing.assert_close(framed(video).tokens, framed(backward).tokens, **CLOSE)
     with torch.no_grad():
-        framed.frames.weight.copy_(torch.eye(3, DIM_IN) * 3)
+        framed.frame_emb.weight.copy_(torch.eye(3, DIM_IN) * 3)
     apart = (framed(video).tokens - framed(backward).tokens).abs().max()
     assert float(apart.detach()) > 1e-2
 

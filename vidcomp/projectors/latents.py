@@ -50,7 +50,7 @@ class LatentProjector(SetwiseProjector):
     def __init__(self, config: LatentConfig) -> None:
         super().__init__(config)
         rows = config.max_frames
-        self.frames = FrameEmbedding(rows, config.dim_rows) if rows else None
+        self.frame_emb = FrameEmbedding(rows, config.dim_rows) if rows else None
 
     @property
     def num_latents(self) -> int:
@@ -68,9 +68,9 @@ class LatentProjector(SetwiseProjector):
 
     def add_frames(self, x_BND: Tensor, clips: ClipSets) -> Tensor:
         """[B, N, D] with the embeddings of the frames of the clips' rows, if there are any."""
-        if self.frames is None:
+        if self.frame_emb is None:
             return x_BND
-        return x_BND + cast(Tensor, self.frames(clips.places[..., 0], clips.sizes[:, :1]))
+        return x_BND + cast(Tensor, self.frame_emb(clips.places[..., 0], clips.sizes[:, :1]))
 
 
 def output_layer(dim: int, dim_out: int) -> nn.Module:

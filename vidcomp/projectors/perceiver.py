@@ -70,7 +70,7 @@ class Perceiver(LatentProjector):
 
     config: PerceiverConfig
     reference_names = (
-        (r"^frames\.weight$", "frame_embs"),
+        (r"^frame_emb\.weight$", "frame_embs"),
         (r"^(layers\.\d+)\.attention\.", r"\1.0."),
         (r"^(layers\.\d+)\.norm_clip\.", r"\1.0.norm_media."),
         (r"^(layers\.\d+)\.norm_latents\.", r"\1.0.norm_latents."),
@@ -81,8 +81,8 @@ class Perceiver(LatentProjector):
         super().__init__(config)
         dim = config.dim_in
         self.latents = nn.Parameter(torch.randn(config.num_latents, dim))
-        if self.frames is not None:
-            nn.init.normal_(self.frames.weight)
+        if self.frame_emb is not None:
+            nn.init.normal_(self.frame_emb.weight)
         if config.max_clips:
             self.media_time_embs = nn.Parameter(torch.randn(config.max_clips, 1, dim))
         self.layers = nn.ModuleList(_layer(config) for _ in range(config.depth))
