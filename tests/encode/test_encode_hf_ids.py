@@ -106,6 +106,24 @@ def test_oblong_pictures_have_oblong_grids(name: str, tiny):
         encoder(random_frames(1, 25, 41))
 
 
+@pytest.mark.parametrize(("name", "passes"), [("dvae", [2, 2, 1]), ("emu3", [4, 4])])
+def test_large_pictures_go_through_a_few_at_a_time(name: str, passes, tiny, monkeypatch):
+    encoder = HfIds(model=tiny(name)).build()
+    frames = random_frames(5, 32, 32)
+    whole = encoder(frames)
+    seen: list[int] = []
+    run = encoder._run
+
+    def counting(clips_BFCHW: Tensor) -> Tensor:
+        seen.append(clips_BFCHW.shape[:2].numel())
+        return run(clips_BFCHW)
+
+    monkeypatch.setattr(encoder, "_run", counting)
+    monkeypatch.setattr("vidcomp.encode.hf_ids._PASS_PIXELS", 2 * 32 * 32)
+    assert torch.equal(encoder(frames).tokens, whole.tokens)
+    assert seen == passes
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("clip_frames", "clips"), [(None, [4, 4, 4]), (4, [4, 4, 4]), (8, [8, 4])])
 def test_emu3_joins_frames_to_tubelets(clip_frames: int | None, clips: list[int], tiny):

@@ -26,6 +26,9 @@ from vidcomp.types import Grid, VideoTokens
 
 __all__ = ["HfIds", "HfIdsEncoder"]
 
+_PASS_PIXELS = 1 << 20
+"""Of all frames in a pass: networks keep hundreds of features of each."""
+
 
 @ENCODERS.add("hf_ids")
 class HfIds(EncoderConfig):
@@ -100,10 +103,14 @@ class HfIdsEncoder(ClipEncoder):
         return -(-num_frames // self.tubelet) * self.tubelet
 
     def features(self, clips_BFCHW: Tensor) -> Features:
-        """[B, t, h, w] int64 ids."""
-        num, length = clips_BFCHW.shape[:2]
-        pixels = self._normalize(clips_BFCHW.flatten(0, 1)).to(self.dtype)
-        return Features(self._run(pixels.reshape(num, length, *pixels.shape[1:])))
+        """[B, t, h, w] int64 ids; large pictures go through a few at a time."""
+        length, _, height, width = clips_BFCHW.shape[1:]
+        step = max(1, _PASS_PIXELS // (length * height * width))
+        ids = []
+        for some in torch.split(clips_BFCHW, step):
+            pixels = self._normalize(some.flatten(0, 1)).to(self.dtype)
+            ids.append(self._run(pixels.reshape(some.shape)))
+        return Features(torch.cat(ids))
 
     def decode(self, video: VideoTokens) -> VideoTokens:
         """The same video with the vectors of its codes, [N, E] float32, in place of ids [N].

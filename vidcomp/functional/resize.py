@@ -11,9 +11,10 @@ Five policies, each the rule of a family of image processors:
 
 Pixels stay uint8 from end to end.  With antialias, results are within one grey level of Pillow's
 ``Image.resize``, which the processors of transformers use (within two in about one value of
-100,000, Lanczos 50,000, where pictures are enlarged, as the picture between the two passes may round the other
-way).  Pictures from decoders are rows of interleaved RGB; seen as [T, C, H, W] they are already in
-torch's channels-last layout, for which the uint8 kernel is fastest, so nothing is copied first.
+100,000, Lanczos 50,000, where pictures are enlarged, as the picture between the two passes may
+round the other way).  Pictures from decoders are rows of interleaved RGB; seen as [T, C, H, W] they
+are already in torch's channels-last layout, for which the uint8 kernel is fastest, so nothing is
+copied first.
 
 A centre crop is cut from the whole resized picture: computing only the part that remains would
 first copy that part of the input, which measured dearer than the rows and columns it saves.
