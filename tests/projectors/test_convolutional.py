@@ -280,6 +280,23 @@ def test_d_abstractor_takes_any_frames_and_batches(pooled: str) -> None:
     assert float((found[0].tokens - found[2].tokens).detach().abs().max()) > 1e-2
 
 
+def test_last_tokens_stand_behind_the_latents_of_each_clip_that_has_rows() -> None:
+    own = {"num_latents": 3, "dim_hidden": 16, "dim_ff": 16, "depth": 1, "frames_per_clip": 2}
+    projector = make("honeybee_resampler", num_eos_tokens=2, pos_grid=(2, 2), **own)
+    video = dense(Grid(5, 2, 3))
+    some = [video, video.select(torch.arange(13)), dense(Grid(1, 3, 1))]  # 3, 2 and 1 clips
+    found = projector(TokenBatch.pack(some))
+    assert found.lengths.tolist() == [15, 10, 5]
+    assert projector.num_tokens(video.grid) == 15
+    for one, out in zip(some, found, strict=True):
+        torch.testing.assert_close(projector(one).tokens, out.tokens, **CLOSE)
+        last = out.mass.view(-1, 5)[:, 3:]
+        assert not last.any()
+        ends = out.tokens.view(-1, 5, DIM_OUT)[:, 3:]
+        torch.testing.assert_close(ends, projector.eos_tokens.expand_as(ends))
+        torch.testing.assert_close(out.mass.sum(), one.mass.sum())
+
+
 @pytest.mark.parametrize("grid_hw", [(4, 4), (3, 6), (7, 2), (1, 1)])
 def test_a_table_of_positions_is_stretched_as_pictures_are(grid_hw: tuple[int, int]) -> None:
     projector = make(
