@@ -74,7 +74,7 @@ class Kind(ABC):
         """
 
     def finish(self, data: Tensor) -> Tensor:
-        """[T, C, H, W] uint8: what is left to do for the size after ``resize``."""
+        """[T, C, H, W] levels: what is left to do for the size after ``resize``."""
         return data
 
     def finished(self, height: int, width: int) -> tuple[int, int]:

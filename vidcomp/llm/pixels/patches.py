@@ -186,7 +186,8 @@ class MiniCpmV(Kind):
 class NemotronOmni(Kind):
     """Pictures of one aspect near a number of patches, in pairs.
 
-    The original resizes floats and keeps what bicubic overshoots; here pixels are grey levels.
+    Frames come as they are stored: bicubic works on floats here and what it overshoots is kept,
+    which a reader's grey levels could not hold.
     """
 
     def __init__(self, settings: Mapping[str, Any], tubelet: int) -> None:
@@ -201,7 +202,18 @@ class NemotronOmni(Kind):
         return cls(settings, int(config.video_temporal_patch_size))
 
     def resize(self, height: int, width: int, num_frames: int) -> Resize:  # noqa: ARG002
-        """See ``Kind.resize``."""
+        """Nothing for the reader to do."""
+        return Resize(mode="none")
+
+    def finish(self, data: Tensor) -> Tensor:
+        """[T, C, H, W] float32 levels, some below 0 or above 255."""
+        size = self.finished(data.shape[2], data.shape[3])
+        if tuple(data.shape[2:]) == size:
+            return data
+        return F.interpolate(data.float(), size=size, mode="bicubic", antialias=True)
+
+    def finished(self, height: int, width: int) -> tuple[int, int]:
+        """Pixels (height, width) that the model gets."""
         h, w = patch_target(
             height,
             width,
@@ -209,7 +221,7 @@ class NemotronOmni(Kind):
             self._merge,
             keep_aspect=bool(self._settings["video_maintain_aspect_ratio"]),
         )
-        return stretch(self._settings, h * self._patch, w * self._patch)
+        return h * self._patch, w * self._patch
 
     def cells(self, height: int, width: int) -> tuple[int, int]:
         """See ``Kind.cells``."""

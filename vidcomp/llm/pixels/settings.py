@@ -197,13 +197,14 @@ def _file(model: str) -> dict[str, Any]:
     folder = Path(model).expanduser()
     checkpoint = Checkpoint(folder, ()) if folder.is_dir() else find_checkpoint(model)
     nested = checkpoint.json("processor_config.json") or {}
-    found = (
-        nested.get("video_processor")
-        or checkpoint.json("video_preprocessor_config.json")
-        or nested.get("image_processor")
-        or checkpoint.json("preprocessor_config.json")
+    places = (
+        nested.get("video_processor"),
+        checkpoint.json("video_preprocessor_config.json"),
+        nested.get("image_processor"),
+        checkpoint.json("preprocessor_config.json"),
     )
-    if not isinstance(found, dict):
+    found = next((place for place in places if isinstance(place, dict)), None)
+    if found is None:
         raise ConfigError(
             f"the model folder {str(checkpoint.folder)!r} has no video_preprocessor_config.json or "
             f"preprocessor_config.json, which say how frames are sized and scaled: copy them from "
