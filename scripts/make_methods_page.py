@@ -31,8 +31,9 @@ Made by `python scripts/make_methods_page.py` from the registry and from
 
 ## Choose in two minutes
 
-In doubt take `{default}`, with which the recipes end. Else find what you have, or want, and read
-the column of your budget:
+In doubt take `{default}`, with which the recipes end: `vc.compressor("{default}")(tokens, budget=196)`.
+Else find in the first column what you have, or want, and read the column of your budget; the best
+comes first:
 
 {answers}
 
@@ -51,8 +52,9 @@ Best first within each kind. N tokens of D features, K kept, T frames of n token
 
 * **counts**: `all` if every budget is reached to the token, else what its form allows
 * **online**: `stage.stream(...)` takes a video chunk by chunk
-* **time grows**: as the algorithm says; **exponent**: as measured between the two longest videos
-  that it was given, where 1 is linear
+* **time grows**: as the algorithm says; **exponent**: of the measured time in the length of the
+  video, where 1 is linear; less than 1 where the budget, which stayed the same, costs more than
+  the tokens that come in
 * **distortion**: squared error of the video rebuilt from its tokens over its variance, less is
   better: {corpus}.
   Methods are ranked by the geometric mean of both
