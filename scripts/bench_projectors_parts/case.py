@@ -58,7 +58,8 @@ class Case:
         config: ProjectorConfig = PROJECTORS.make(name, **settings)
         if quick and "depth" in type(config).model_fields:
             config = config.model_copy(update={"depth": min(config.depth, 2)})
-        return config.build(device=device), self.grid._replace(t=2) if quick else self.grid
+        frames = min(self.grid.t, 2) if quick else self.grid.t
+        return config.build(device=device), self.grid._replace(t=frames)
 
     def streams(self, grid: Grid, dtype: torch.dtype, device: str) -> dict[str, VideoTokens]:
         """Videos by the name of their encoder, the first called ``video``."""

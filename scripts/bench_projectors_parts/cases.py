@@ -5,11 +5,12 @@ from bench_projectors_parts.discrete import DISCRETE
 from bench_projectors_parts.latents import LATENTS
 from bench_projectors_parts.pooled import POOLED
 from bench_projectors_parts.qformers import QFORMERS
+from bench_projectors_parts.windowed import WINDOWED
 from vidcomp.registry import PROJECTORS
 
 __all__ = ["CASES", "without_case"]
 
-CASES = POOLED | CONVOLUTIONAL | LATENTS | QFORMERS | DISCRETE
+CASES = POOLED | CONVOLUTIONAL | LATENTS | QFORMERS | DISCRETE | WINDOWED
 
 
 def without_case() -> list[str]:

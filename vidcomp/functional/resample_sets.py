@@ -87,4 +87,4 @@ def _weights(video: VideoTokens, rows_CN: Tensor, shares_CKN: Tensor) -> Tensor 
             check_invariants=False,
             is_coalesced=True,
         )
-    return compose(old, *index_2E.unbind(), value_E, c * k)
+    return compose(old, index_2E[0], index_2E[1], value_E, c * k)

@@ -76,9 +76,17 @@ def attend_with_shares(
     wide = value_BNE.dtype in (torch.float32, torch.float64)
     if not (wide and value_BNE.is_cpu) or torch.compiler.is_compiling():
         # Fused attention, which keeps none, is so much faster there that making it twice pays.
-        kinds = {"heads": heads, "key_heads": groups, "scale": scale}
-        shares = attention_shares(query_BKD, key_BND, mask_BN, **kinds, num_sources=num_sources)
-        return attend(query_BKD, key_BND, value_BNE, mask_BN, **kinds), shares
+        shares = attention_shares(
+            query_BKD,
+            key_BND,
+            mask_BN,
+            heads=heads,
+            key_heads=groups,
+            scale=scale,
+            num_sources=num_sources,
+        )
+        inputs = query_BKD, key_BND, value_BNE, mask_BN
+        return attend(*inputs, heads=heads, key_heads=groups, scale=scale), shares
     logits_BHKN = _logits(query_BKD, key_BND, mask_BN, heads, groups, scale)
     attention_BHKN = logits_BHKN.softmax(dim=-1)
     value_BHNE = _split(value_BNE, groups).repeat_interleave(heads // groups, dim=1)

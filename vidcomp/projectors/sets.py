@@ -75,13 +75,11 @@ class RowSets:
         length_B = self.mask.sum(dim=1).cpu()
         order_B = length_B.argsort(stable=True)
         sorted_B = length_B[order_B]
-        # Places of two passes, the first of which has 1, 2 ... of the shortest sets.
-        short_B, longest = everything[1:], sorted_B[-1]
-        places_B = short_B * sorted_B[:-1] + (len(sorted_B) - short_B) * longest
-        saved = len(sorted_B) * longest - places_B.min() if len(places_B) else 0
-        if saved < max(_LEAST_SAVED, len(sorted_B) * longest // 8):
+        # Places that are saved if the first pass has none, 1, 2 ... of the shortest sets.
+        saved_B = everything * (sorted_B[-1] - sorted_B.roll(1))
+        count = int(saved_B.argmax())
+        if saved_B[count] < max(_LEAST_SAVED, self.rows.numel() // 8):
             return [(everything, self)]
-        count = int(places_B.argmin()) + 1
         parts = [order_B[:count].sort().values, order_B[count:].sort().values]
         return [(index, self._part(index, int(length_B[index].max()))) for index in parts]
 
