@@ -32,8 +32,8 @@ Made by `python scripts/make_methods_page.py` from the registry and from
 ## Choose in two minutes
 
 In doubt take `{default}`, with which the recipes end:
-`vc.compressor("{default}")(tokens, budget=196)`. Else find in the first column what you have, or want,
-and read the column of your budget; the best comes first:
+`vc.compressor("{default}")(tokens, budget=196)`. Else find in the first column what you have,
+or want, and read the column of your budget; the best comes first:
 
 {answers}
 
