@@ -163,6 +163,17 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
         torch.testing.assert_close(grad.float(), wanted[name], atol=0.15, rtol=0.05)
 
 
+def test_inputs_of_mixed_types_are_computed_in_that_of_u() -> None:
+    s = {n: t.detach() for n, t in scene(1, 40, 2, 3, 2).items()}
+    for dtype, other in ((torch.float32, torch.float64), (torch.float64, torch.bfloat16)):
+        mixed = {n: t if n == "u" else t.to(other).to(dtype) for n, t in s.items()}
+        mixed["u"] = s["u"].to(dtype)
+        expected = ours(mixed)
+        got = ours({n: t if n == "u" else t.to(other) for n, t in mixed.items()})
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected, atol=0, rtol=0)
+
+
 def test_autocast_changes_nothing() -> None:
     s = {n: t.detach().float().requires_grad_() for n, t in scene(2, 70, 2, 8, 8).items()}
     expected, wanted = gradients(ours, s)

@@ -60,7 +60,8 @@ def selective_scan(
     _check(u_BLD, delta_BLD, a_DN, b_BLGN, c_BLGN, z_BLD)
     with torch.autocast(u_BLD.device.type, enabled=False):
         wide = real(u_BLD)
-        delta = delta_BLD.to(wide) if delta_bias_D is None else delta_BLD + delta_bias_D.to(wide)
+        delta = delta_BLD.to(wide)
+        delta = delta if delta_bias_D is None else delta + delta_bias_D.to(wide)
         delta = softplus(delta) if delta_softplus else delta
         shape = (*b_BLGN.shape[:3], u_BLD.shape[2] // b_BLGN.shape[2])
         rate_GND = (a_DN.to(wide) * math.log2(math.e)).view(*shape[2:], -1).mT
