@@ -16,7 +16,8 @@ from vidcomp.errors import BudgetError
 from vidcomp.functional.geometry import raster_order
 from vidcomp.functional.merge import merge_by_assignment
 from vidcomp.functional.reduce import group_min, group_sum, grouped, real, wide
-from vidcomp.functional.similarity import best_match
+from vidcomp.functional.rough import nearest
+from vidcomp.functional.similarity import paired_cosine
 
 __all__ = [
     "bipartite_groups",
@@ -89,7 +90,7 @@ def every_kth_groups(metric_ND: Tensor, k: int) -> Tensor:
     is_target = row % k == k - 1
     targets, sources = row[is_target], row[~is_target]
     group_N[targets] = torch.arange(len(targets), device=row.device)
-    group_N[sources] = best_match(metric_ND[sources].detach(), metric_ND[targets].detach())[1]
+    group_N[sources] = nearest(metric_ND, metric_ND[targets], sources)
     return group_N
 
 
@@ -181,8 +182,9 @@ def _best_targets(metric_ND: Tensor, window: int | None) -> tuple[Tensor, Tensor
         first, end = (k * len(targets) // num_windows for k in (i, i + 1))
         # The source beyond the last pair, if there is one, looks into the last window.
         last = end if i < num_windows - 1 else len(sources)
-        value, number = best_match(sources[first:last], targets[first:end])
-        values.append(value)
+        x_AD, y_BD = sources[first:last], targets[first:end]
+        number = nearest(x_AD, y_BD)
+        values.append(paired_cosine(x_AD, y_BD, y_row_J=number))
         numbers.append(number + first)
     return torch.cat(values), torch.cat(numbers)
 
