@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from llm.pixel_cases import FILES, NESTED, clip, pixels_of, sized, write
+from llm.pixel_cases import FILES, clip, pixels_of, sized, write
 
 from vidcomp.llm.pixels.settings import DEFAULTS
 
@@ -35,6 +35,12 @@ def _torchvision() -> ModuleType:
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.append(library)
     return importlib.import_module("torchvision")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torchvision() -> ModuleType:
+    """Before transformers looks for it."""
+    return _torchvision()
 
 
 CLASSES = {
@@ -64,7 +70,6 @@ SIZES = [(54, 96), (97, 41), (31, 30), (200, 24), (28, 28)]
 
 
 def _original(name: str, folder: Path, **changed: Any) -> Any:
-    _torchvision()
     import transformers
 
     cls = getattr(transformers, CLASSES[name])
@@ -117,7 +122,6 @@ def _check(name: str, folder: Path, data: torch.Tensor, tolerance: float, **chan
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", FILES)
 def test_a_clip_is_what_the_original_makes_of_it(name, size, tmp_path):
-    _torchvision()
     # Grey levels are equal, scaling differs in the last digit.  Molmo2 rounds floats where a reader
     # computes with whole numbers: a level may be the next one.  Nemotron's are floats.
     tolerance = {"nemotron_h_omni": 1e-4, "molmo2": 1 / 255 / 0.5}.get(name, 0) + 2e-6
@@ -128,7 +132,6 @@ def test_a_clip_is_what_the_original_makes_of_it(name, size, tmp_path):
 @pytest.mark.parametrize("num_frames", [1, 2, 5, 24])
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v", "video_llama_3"])
 def test_pixels_are_shared_among_frames_as_in_the_original(name, num_frames, cap, tmp_path):
-    _torchvision()
     if name in ("qwen3_vl", "glm4v") and num_frames == 1:
         pytest.skip("the original refuses a video of one frame, vidcomp repeats it")
     capped = {"cap_pixels_per_frame": cap, "max_video_tokens": 40} if "qwen" in name else {}
@@ -137,7 +140,6 @@ def test_pixels_are_shared_among_frames_as_in_the_original(name, num_frames, cap
 
 @pytest.mark.parametrize("name", FILES)
 def test_defaults_are_those_of_the_class(name, tmp_path):
-    _torchvision()
     import transformers
 
     cls = getattr(transformers, CLASSES[name])
@@ -155,20 +157,53 @@ def test_defaults_are_those_of_the_class(name, tmp_path):
             assert theirs == pytest.approx(value), key
 
 
-def test_qwen3_vl_picks_the_frames_that_the_original_picks(tmp_path):
+def _picks(name: str, folder: Path, total: int, rate: float, **asked: Any) -> tuple[Any, Any]:
+    """Indices by our sampler and by the original's."""
     from transformers.video_utils import VideoMetadata
 
     from vidcomp.sample.base import Timeline
 
-    original = _original("qwen3_vl", write("qwen3_vl", tmp_path))
-    sampler = pixels_of("qwen3_vl", tmp_path).sampling
-    for total, fps in [(300, 30.0), (7, 25.0), (3, 1.0), (1000, 24.0), (33, 10.0)]:
-        meta = VideoMetadata(total_num_frames=total, fps=fps, duration=total / fps)
-        pts_s = torch.arange(total, dtype=torch.float64) / fps
-        timeline = Timeline(pts_s=pts_s, end_s=total / fps, is_key=torch.ones(total, dtype=bool))
-        assert sampler(timeline).indices.tolist() == original.sample_frames(meta, fps=2).tolist()
+    seconds = total / rate
+    pts_s = torch.arange(total, dtype=torch.float64) / rate
+    timeline = Timeline(pts_s=pts_s, end_s=seconds, is_key=torch.ones(total, dtype=bool))
+    ours = pixels_of(name, write(name, folder)).sampling_for(seconds)(timeline).indices
+    meta = VideoMetadata(total_num_frames=total, fps=rate, duration=seconds)
+    theirs = _original(name, folder).sample_frames(meta, **asked)
+    return ours, torch.as_tensor(list(theirs))
 
 
-def test_files_say_what_the_original_reads(tmp_path):
+def test_qwen3_vl_picks_the_frames_that_the_original_picks(tmp_path):
+    for total, rate in [(300, 30.0), (7, 25.0), (3, 1.0), (1000, 24.0), (33, 10.0)]:
+        ours, theirs = _picks("qwen3_vl", tmp_path, total, rate, fps=2)
+        assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("seconds", [4, 25, 100, 700, 3000])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("qwen2_vl", {"fps": 2}),
+        ("video_llama_3", {"fps": 1}),
+        ("smolvlm", {}),
+        ("glm4v", {}),
+        ("glm46v", {}),
+        ("molmo2", {}),
+        ("minicpmv4_6", {}),
+        ("gemma4", {}),
+        ("internvl", {"num_frames": 8}),
+        ("llava_onevision", {"num_frames": 32}),
+    ],
+)
+def test_frames_are_near_those_of_the_original(name, asked, seconds, tmp_path):
+    ours, theirs = _picks(name, tmp_path, 12 * seconds, 12.0, **asked)
+    theirs = theirs.unique()  # GLM-4.6V ends with the last frame twice
+    assert abs(len(ours) - len(theirs)) <= max(1, 0.02 * len(theirs))
+    # Each of ours is no further from one of theirs than these are from each other.
+    gap = int(theirs.diff().max())
+    away = (ours[:, None] - theirs[None]).abs().amin(dim=1)
+    assert int(away.max()) <= gap
+    assert float(away.float().mean()) <= gap / 2
+
+
+def test_every_family_is_compared():
     assert set(CLASSES) == set(FILES) == set(DEFAULTS)
-    assert (write("gemma4", tmp_path) / NESTED).is_file()

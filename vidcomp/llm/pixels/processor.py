@@ -129,6 +129,10 @@ class Pixels:
         """The frames that the family's own processor would choose."""
         return sampling_of(self.family.model_type, self.settings)
 
+    def sampling_for(self, seconds: float) -> Sampler:
+        """``sampling`` for a video of that length: GLM-4.6V looks closer at shorter ones."""
+        return sampling_of(self.family.model_type, self.settings, seconds)
+
     def resize(self, width: int, height: int, num_frames: int) -> Resize:
         """How a decoder brings the frames of a video to size.
 

@@ -8,6 +8,7 @@ The samplers go by real presentation times where the originals count frames at a
 indices differ by a frame here and there.  Those of Qwen3-VL are equal.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,14 +30,20 @@ _FRAMES = {
 }
 _NEMOTRON_FRAMES = 128
 _GLM46V_FRAMES = 640
+# Steps of the grid a second for videos up to so many seconds.
+_GLM46V_RATES = ((30.0, 3.0), (300.0, 1.0), (math.inf, 0.5))
 
 
-def sampling_of(model_type: str, settings: Mapping[str, Any]) -> Sampler:
+def sampling_of(
+    model_type: str, settings: Mapping[str, Any], seconds: float | None = None
+) -> Sampler:
     """The family's own choice of frames.
 
     Args:
         model_type: a key of ``DEFAULTS``.
         settings: of its processor, as ``read_settings`` gives them.
+        seconds: length of the video, by which GLM-4.6V chooses its rate; ``None``: one of 30 s to
+            5 min.
 
     Returns:
         A sampler; its ``name`` and ``dump()`` are what a recipe says.
@@ -59,9 +66,9 @@ def sampling_of(model_type: str, settings: Mapping[str, Any]) -> Sampler:
         case "glm4v" | "glm4v_moe":
             return Fps(fps=fps, max_frames=int(settings["max_duration"] * fps))
         case "glm46v":
-            # From 30 s to 5 min this is its rule; shorter videos it sees at 6 a second, longer
-            # ones at 1.
-            return Fps(fps=2, max_frames=_GLM46V_FRAMES)
+            length = _GLM46V_RATES[1][0] if seconds is None else seconds
+            steps = next(rate for most, rate in _GLM46V_RATES if length <= most)
+            return Fps(fps=steps * settings["temporal_patch_size"], max_frames=_GLM46V_FRAMES)
     if fps is not None and num_frames is None:
         return Fps(fps=fps)
     count = num_frames or _FRAMES[model_type]
