@@ -79,6 +79,7 @@ class KeptBoxes:
     def __init__(self, budget: int, rules: Rules) -> None:
         self._budget, self._rules = budget, rules
         self._floor = 0.0  # prices below it are behind
+        self._most_rows = 2 * budget  # before they are looked through
         self._runs: list[_Run] = []
         self._boxes: Kept | None = None
         self.rows: VideoTokens | None = None
@@ -95,8 +96,8 @@ class KeptBoxes:
         forest = build_forest([patches], [Cells.of(patches)], self._rules)
         parts, way, _ = self._partitions(forest, self._floor)
         kept, number = _from_forest(forest, way)
-        for box_K in parts:
-            box = number[tighten(forest, box_K)[0]]
+        tight = number[tighten(forest, torch.cat(parts))[0]]
+        for box in torch.split(tight, [len(part) for part in parts]):
             new = box[kept.token[box] < 0]
             if len(new):
                 group_N = paint(kept.bounds[new], patches.grid)[patches.cell]
@@ -146,7 +147,7 @@ class KeptBoxes:
         while self._join_runs():
             pass
         assert self._boxes is not None  # noqa: S101  # there is a segment
-        if len(self._rows()) <= 2 * self._budget:
+        if len(self._rows()) <= self._most_rows:
             return
         boxes, forest, order = self._forest()
         num = len(self._boxes.level)
@@ -168,6 +169,7 @@ class KeptBoxes:
             used.append(box)
         kept = torch.unique(torch.cat([way, *used]))
         self._keep(boxes, kept[kept < num], torch.cat(used))
+        self._most_rows = max(2 * self._budget, len(self._rows()) + self._budget // 4)
 
     def _keep(self, boxes: Kept, kept: Tensor, used: Tensor) -> None:
         """Some boxes, of which only those that are used keep their tokens."""
@@ -333,7 +335,7 @@ def _as_forest(boxes: Kept, order: Tensor, rules: Rules) -> Forest:
         axes=(0, 1, 2),
     )
     spread, rows = boxes.spread[order, None], boxes.rows[order, None].int()
-    nothing = torch.zeros_like(rows[:1])
+    top, nothing = spread[-1:], torch.zeros_like(rows[:1])
     layer = Layer(
         group=Group(shape, spread, torch.cat([rows, nothing]), spread),
         grid=Grid(1, 1, 1),
@@ -342,12 +344,7 @@ def _as_forest(boxes: Kept, order: Tensor, rules: Rules) -> Forest:
         bounds=boxes.bounds[order],
     )
     scene = Layer(
-        group=Group(
-            boxes_of(Grid(1, 1, 1), device),
-            spread[-1:],
-            torch.cat([rows[-1:], nothing]),
-            spread[-1:],
-        ),
+        group=Group(boxes_of(Grid(1, 1, 1), device), top, torch.cat([rows[-1:], nothing]), top),
         grid=Grid(1, 1, 1),
         video=layer.video,
         frames=layer.frames,
