@@ -226,6 +226,23 @@ def test_memory_does_not_grow_with_the_video(stage):
     assert peaks_rise(hoarding)
 
 
+SAID_BYTES = {"memory_bank": 50, "moviechat": 50, "partition": 32}
+"""Of provenance, a patch, where it is more than the 8 of methods that choose or cluster rows."""
+
+
+@pytest.mark.parametrize("label", [label for label in STREAMING if label.endswith("()")])
+def test_provenance_takes_the_bytes_that_are_said(label):
+    stage, sizes = STREAMING[label], []
+    for provenance in (False, True):
+        stream = stage.stream(130, (8, 8), provenance=provenance)
+        for t in range(0, 64, 16):
+            video = make_video(Grid(16, 8, 8), dim=1, seed=t, first_t=t)
+            stream.update(VideoTokens(**{**fields(video), "frame_extras": {}}))
+            sizes.append(len(pickle.dumps(stream)))
+    grown = (sizes[7] - sizes[5]) - (sizes[3] - sizes[1])  # by 32 frames
+    assert grown / (32 * 64) == pytest.approx(SAID_BYTES.get(stage.name, 8), rel=0.15)
+
+
 @every_stage
 def test_wrong_chunks_are_refused_and_forgotten(stage):
     def chunk(t=0, grid=(2, 3), dim=4, dtype=torch.float32, extras=True):
