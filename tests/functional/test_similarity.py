@@ -94,3 +94,16 @@ def test_blocks_bound_memory(monkeypatch):
     best_match(torch.randn(500, 3), torch.randn(90, 3))
     assert len(sizes) > 1
     assert max(sizes) <= 1000
+
+
+@given(seed=st.integers(0, 999), dim=st.integers(2, 64))
+@settings(deadline=None)
+def test_equal_rows_have_equal_cosines_also_where_they_are_zero(seed, dim):
+    draw = torch.Generator().manual_seed(seed)
+    kinds = torch.randn(3, dim, generator=draw).round()
+    kind = torch.randint(0, 3, (41,), generator=draw)
+    other = torch.randn(7, dim, generator=draw).round()
+    found = cosine(kinds[kind], other)
+    for number in kind.unique():
+        alike = found[kind == number]
+        assert torch.equal(alike, alike[:1].expand_as(alike))

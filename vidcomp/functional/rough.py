@@ -26,8 +26,6 @@ _PRODUCTS = 1 << 20
 """Products that are held at a time."""
 _EPSILON = 2.0**-24
 """Relative error of one rounding in float32."""
-_NOISE = 1e-12
-"""Cosines below this are 0 but for roundings of float64."""
 _LEAST, _LARGEST = 1e-9, 1e9
 """Lengths of rows of which float32 holds squares and products with others."""
 
@@ -126,8 +124,6 @@ def most_similar(x_ND: Tensor, row_J: Tensor, count: int) -> Tensor:
     is_safe = bool(((norm_N > _LEAST) & (norm_N < _LARGEST)).all())
     if not is_safe or not _is_narrow(x_ND) or torch.get_float32_matmul_precision() != "highest":
         alike_JN = cosine(x_ND[row_J], x_ND)
-        # What is left where all cancels is noise, which differs between equal rows.
-        alike_JN[alike_JN.abs() < _NOISE] = 0
         alike_JN[at_J, row_J] = -torch.inf
         order_JN = alike_JN.argsort(dim=1, descending=True, stable=True)
         return torch.sort(order_JN[:, :count], dim=1)[0]

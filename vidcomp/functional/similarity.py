@@ -17,6 +17,8 @@ __all__ = ["best_match", "cosine", "directions", "paired_cosine", "unit"]
 
 _BLOCK = 1 << 22
 """Similarities that are held at a time."""
+_NOISE = 1e-12
+"""Cosines below this are 0 but for roundings of float64."""
 _SMALL_BLOCK = 1 << 17
 """Numbers of rows that are compared at a time; they stay in the processor's cache."""
 
@@ -32,8 +34,10 @@ def unit(x_ND: Tensor) -> Tensor:
 
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    """[N, M] float32 cosines; a matrix: for small N * M."""
-    return (directions(x_ND) @ directions(y_MD).mT).float()
+    """[N, M] float32 cosines, the same for equal rows; a matrix: for small N * M."""
+    cosine_NM = directions(x_ND) @ directions(y_MD).mT
+    # What is left where all cancels is noise, which differs between equal rows.
+    return cosine_NM.masked_fill(cosine_NM.abs() < _NOISE, 0).float()
 
 
 def paired_cosine(
