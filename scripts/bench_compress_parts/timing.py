@@ -32,9 +32,9 @@ SO400M = {
 TRANSCRIBED = PUBLISHED | PUBLISHED_CLUSTERS
 _TIMEOUT_S = 1200.0
 """For ours and the published algorithm of one method: some take minutes."""
-_LONG_ROUND_S = 20.0
+_LONG_ROUND_S = 12.0
 """A round of both that takes longer is the only one."""
-_ROUNDS_S = 30.0
+_ROUNDS_S = 20.0
 """What further rounds may take."""
 
 
