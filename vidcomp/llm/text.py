@@ -19,7 +19,7 @@ from vidcomp.errors import ConfigError, MissingExtraError
 from vidcomp.llm.stand_in import StandIn, announce, image_settings, video_settings
 from vidcomp.types import VideoTokens
 
-__all__ = ["PTS", "Message", "TextProcessor"]
+__all__ = ["PTS", "Message", "TextProcessor", "times_of"]
 
 PTS = "pts_s"
 """Frame extra [t, k] float64: presentation times of the frames of each tubelet, in seconds."""
