@@ -284,6 +284,23 @@ def test_colours_that_no_file_says_are_told(tmp_path):
         pixels_of("nemotron_h_omni", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("smolvlm", {"max_image_size": {"height": 28}}),
+        ("smolvlm", {"size": {"width": 28}}),
+        ("molmo2", {"size": {"longest_edge": 28}}),
+        ("molmo2", {"pooling_size": 3}),
+        ("qwen3_vl", {"patch_size": "four"}),
+        ("gemma4", {"patch_size": [4, 4]}),
+    ],
+)
+def test_files_of_something_else_are_told(name, file, tmp_path):
+    (tmp_path / VIDEO).write_text(json.dumps(file))
+    with pytest.raises(ConfigError, match="original checkpoint"):
+        pixels_of(name, tmp_path)
+
+
 def test_frames_drawn_into_one_picture_are_refused(tmp_path):
     write("minicpmv4_6", tmp_path)
     with pytest.raises(ConfigError, match="stack_frames"):

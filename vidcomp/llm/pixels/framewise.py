@@ -25,6 +25,8 @@ __all__ = [
     "VideoLlava",
 ]
 
+_LARGEST = 4096
+
 
 class Framewise(Kind):
     """Pictures of one size, stretched or cut, none of which sees another.
@@ -144,6 +146,9 @@ class SmolVlm(Framewise):
     def __init__(self, settings: Mapping[str, Any], square: Resize, side: int) -> None:
         super().__init__(square, side)
         self._settings = settings
+        size = settings["size"]
+        self._edge = min(_LARGEST, int(size["longest_edge"])) if "longest_edge" in size else None
+        self._plain = None if self._edge else (int(size["height"]), int(size["width"]))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], config: Any) -> Self:
@@ -154,11 +159,8 @@ class SmolVlm(Framewise):
 
     def resize(self, height: int, width: int, num_frames: int) -> Resize:  # noqa: ARG002
         """The first of the two."""
-        size = self._settings["size"]
-        if "longest_edge" in size:
-            edge = min(4096, int(size["longest_edge"]))
-            return stretch(self._settings, *longest_edge_size(height, width, edge))
-        return stretch(self._settings, int(size["height"]), int(size["width"]))
+        size = self._plain or longest_edge_size(height, width, self._edge or _LARGEST)
+        return stretch(self._settings, *size)
 
     def finish(self, data: Tensor) -> Tensor:
         """The second."""

@@ -4,13 +4,14 @@ Legend: T frames, C colour channels, H W pixels, t steps of the grid, k frames o
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from vidcomp.encode.pixels import Normalize
-from vidcomp.errors import ShapeError
+from vidcomp.errors import ConfigError, ShapeError, VidcompError
 from vidcomp.functional.resize import Resize, target_size
 from vidcomp.llm.families import Family
 from vidcomp.llm.pixels.base import Kind, Prepared, pad_frames
@@ -91,7 +92,7 @@ class Pixels:
     @classmethod
     def load(
         cls,
-        model: str,
+        model: str | Path,
         family: Family,
         config: Any,  # a transformers config
         *,
@@ -116,7 +117,16 @@ class Pixels:
                 else than the model's config, or has no setting of that name.
         """
         settings = read_settings(model, family.model_type, changed)
-        kind = KINDS[family.model_type].of(settings, config)
+        try:
+            kind = KINDS[family.model_type].of(settings, config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, VidcompError):
+                raise
+            raise ConfigError(
+                f"the preprocessor file and the config of {str(model)!r} were to describe a "
+                f"{family.title} ({type(error).__name__}: {error}): take both from the original "
+                f"checkpoint"
+            ) from error
         return cls(family, kind, settings, device=device, dtype=dtype)
 
     @property

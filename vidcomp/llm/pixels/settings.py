@@ -167,7 +167,7 @@ frame rates also where those leave them open (see ``sampling``)."""
 _OLD = ("min_pixels", "max_pixels", "video_sampling", "norm_mean", "norm_std")
 
 
-def read_settings(model: str, model_type: str, changed: Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(model: str | Path, model_type: str, changed: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of the family's processor.
 
     Args:
@@ -193,9 +193,9 @@ def read_settings(model: str, model_type: str, changed: Mapping[str, Any]) -> di
     return {name: value for name, value in settings.items() if name not in _OLD}
 
 
-def _file(model: str) -> dict[str, Any]:
+def _file(model: str | Path) -> dict[str, Any]:
     folder = Path(model).expanduser()
-    checkpoint = Checkpoint(folder, ()) if folder.is_dir() else find_checkpoint(model)
+    checkpoint = Checkpoint(folder, ()) if folder.is_dir() else find_checkpoint(str(model))
     nested = checkpoint.json("processor_config.json") or {}
     places = (
         nested.get("video_processor"),
