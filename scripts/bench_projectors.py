@@ -55,9 +55,9 @@ def main() -> int:
         rounds = 1 if options.quick else options.rounds
         try:
             one = measure(name, CASES[name], options.device, rounds=rounds, quick=options.quick)
-        except WrongOracleError as error:
-            print(error, flush=True)
-            wrong.append(f"Wrong: {error}.")
+        except (WrongOracleError, KeyError) as error:  # a weight may have another name by now
+            print(name, repr(error), flush=True)
+            wrong.append(f"Wrong: {name}, {error}.")
             continue
         found.append(one)
         ratios = f"{one.forward_ratio:.2f} {one.train_ratio:.2f}"

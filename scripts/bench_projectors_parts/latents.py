@@ -27,12 +27,12 @@ def perceiver(task: Task) -> Tensor:
     """OpenFlamingo: all frames in one clip, keys made of the clip and the latents."""
     w, config = task.weights, task.config
     t, h, wide, d = task.maps.shape
-    x_TND = task.maps.view(t, h * wide, d) + w["frame_embs"][:t, None]
+    x_TND = task.maps.view(t, h * wide, d) + w["frame_emb.weight"][:t, None]
     x_1ND = x_TND.reshape(1, -1, d)
     latents = w["latents"].repeat(1, 1, 1)
     for number in range(config.depth):
         layer = w.at("layers", number)
-        media, asking = layer.norm("norm_media", x_1ND), layer.norm("norm_latents", latents)
+        media, asking = layer.norm("norm_clip", x_1ND), layer.norm("norm_latents", latents)
         inner = layer.at("attention")
         key, value = inner.linear("to_kv", torch.cat([media, asking], dim=-2)).chunk(2, dim=-1)
         query = heads_of(inner.linear("to_q", asking), config.heads) * config.dim_head**-0.5
@@ -123,7 +123,7 @@ def idefics2(task: Task) -> Tensor:
     for number in range(config.depth):
         layer = w.at("layers", number)
         asking = _rms(layer, "norm_latents", x, config.eps)
-        rows = torch.cat([_rms(layer, "norm_context", clip, config.eps), asking], dim=-2)
+        rows = torch.cat([_rms(layer, "norm_clip", clip, config.eps), asking], dim=-2)
         inner, groups = layer.at("attention"), config.heads // config.key_heads
         query = heads_of(inner.linear("q_proj", asking), config.heads)
         key = heads_of(inner.linear("k_proj", rows), config.key_heads)
@@ -132,7 +132,7 @@ def idefics2(task: Task) -> Tensor:
             query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         )
         x = inner.linear("o_proj", without_heads(read)) + x
-        x = _swiglu(layer.at("mlp"), _rms(layer, "norm", x, config.eps)) + x
+        x = _swiglu(layer.at("feed_forward.1"), _rms(layer, "feed_forward.0", x, config.eps)) + x
     return _rms(w, "norm", x, config.eps)
 
 
@@ -240,10 +240,14 @@ def honeybee_resampler(task: Task) -> Tensor:
     x = w["latents"].expand(len(clip), -1, -1)
     for number in range(config.depth):
         layer = w.at("layers", number)
-        x = layer.norm("norm1", x)
-        rows = torch.cat([x, layer.norm("normk", clip)], dim=1)
-        inputs = layer.linear("query", x), layer.linear("key", rows), layer.linear("value", rows)
-        x = x + layer.linear("out_proj", attention(*inputs, config.heads))
+        x = layer.norm("norm_latents", x)
+        rows = torch.cat([x, layer.norm("norm_clip", clip)], dim=1)
+        inner = layer.at("attention")
+        query, key, value = (
+            inner.linear(f"{n}_proj", y) for n, y in zip("qkv", (x, rows, rows), strict=True)
+        )
+        x = x + inner.linear("o_proj", attention(query, key, value, config.heads))
+        layer = layer.at("feed_forward")
         normed = layer.norm("norm2", x)
         hidden = functional.silu(layer.linear("w1", normed)) * layer.linear("w3", normed)
         x = x + layer.linear("w2", layer.norm("ffn_ln", hidden, config.ff_eps))
