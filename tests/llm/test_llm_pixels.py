@@ -79,6 +79,39 @@ def test_times_are_those_of_the_frames(name, tmp_path):
 
 
 @every_family
+def test_plain_colours_are_scaled_as_the_file_says(name, tmp_path):
+    pixels = pixels_of(name, write(name, tmp_path))
+    colours = torch.tensor([3, 128, 250], dtype=torch.uint8)
+    plain = colours[:, None, None].expand(2, 3, 40, 56)
+    inputs = pixels.prepare(sized(pixels, replace(clip(2, 40, 56), data=plain))).inputs
+    content = FILES[name][1]
+    content = content.get("video_processor", content)
+    mean, std = (content.get(f"image_{k}", content.get(f"norm_{k}")) for k in ("mean", "std"))
+    wanted = [(int(c) / 255 - m) / s for c, m, s in zip(colours, mean, std, strict=True)]
+    key = next(key for key in inputs if key.startswith("pixel_values"))
+    found = [value for value in inputs[key].unique().tolist() if name != "gemma4" or value]
+    for value in found:
+        assert min(abs(value - want) for want in wanted) < 1e-5
+    for want in wanted:
+        assert min(abs(value - want) for value in found) < 1e-5
+
+
+@every_family
+def test_a_reader_resizes_as_the_file_says(name, tmp_path):
+    pixels = pixels_of(name, write(name, tmp_path))
+    policy = pixels.resize(56, 40, 2)
+    if name == "nemotron_h_omni":
+        assert policy.mode == "none"
+        return
+    content = FILES[name][1]
+    number = content.get("video_processor", content).get("resample", 3)
+    assert policy.interpolation == {1: "lanczos", 2: "bilinear", 3: "bicubic"}[number]
+    assert policy.order == "torch"
+    assert policy.antialias == (name != "molmo2")
+    assert policy.mode == ("crop" if name in ("llava_next_video", "video_llava") else "stretch")
+
+
+@every_family
 def test_pixels_have_the_type_asked_for(name, tmp_path):
     write(name, tmp_path)
     frames = sized(pixels_of(name, tmp_path), clip(2, 40, 56))
@@ -92,6 +125,20 @@ def test_pixels_have_the_type_asked_for(name, tmp_path):
             assert torch.equal(half[key], value.bfloat16())
         else:
             assert torch.equal(half[key], value)
+
+
+@every_family
+def test_all_of_it_is_on_the_device_asked_for(name, tmp_path):
+    # A meta tensor meets no tensor of another device, like one on a GPU.
+    write(name, tmp_path)
+    frames = sized(pixels_of(name, tmp_path), clip(2, 40, 56))
+    here = pixels_of(name, tmp_path).prepare(frames).inputs
+    there = pixels_of(name, tmp_path, device="meta").prepare(frames)
+    assert there.pts_s.device.type == there.spans.device.type == "cpu"
+    for key, value in there.inputs.items():
+        if isinstance(value, torch.Tensor):
+            assert value.device.type == "meta"
+            assert value.shape == here[key].shape
 
 
 @every_family
