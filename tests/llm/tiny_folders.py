@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llm.pixel_cases import FILES, NESTED
 from llm.tiny_llms import END, IMAGE, START, VIDEO, tiny_llm
 
 LETTERS = [chr(code) for code in range(32, 127)]
@@ -160,6 +161,8 @@ def save_folder(name: str, folder: Path) -> Path:
         video = f"{tokens[first][0]}{video}{tokens[last][0]}"
     template = _TEMPLATE.replace("VIDEO_TOKEN", video).replace("IMAGE_TOKEN", image)
     (folder / "chat_template.jinja").write_text(template)
-    settings = PROCESSORS.get(name, {})
-    (folder / "processor_config.json").write_text(json.dumps(settings))
+    file, pixels = FILES[name]
+    (folder / file).write_text(json.dumps(pixels))
+    settings = {**(pixels if file == NESTED else {}), **PROCESSORS.get(name, {})}
+    (folder / NESTED).write_text(json.dumps(settings))
     return folder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from vidcomp.errors import ConfigError, ShapeError
+from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.llm.families import Family, family_of
 from vidcomp.llm.inject import DEEPSTACK, Filled, fill, join
 from vidcomp.llm.prompt import Prompt, Visual
@@ -75,6 +75,23 @@ class Adapter:
         if not self.family.newline:
             return patch
         return torch.cat([patch, patch.new_tensor([-1 - t * head])])
+
+    def room(self, slots: int, fixed: int) -> int:
+        """Slots that are left for patches of a video beside its structural rows.
+
+        Args:
+            slots: the budget of the video.
+            fixed: its rows that stand for no patch.
+
+        Raises:
+            BudgetError: none is left.
+        """
+        if slots <= fixed:
+            raise BudgetError(
+                f"{self.family.title} adds {fixed} rows that stand for no patch to this video, "
+                f"got a budget of {slots}: give at least {fixed + 1}"
+            )
+        return slots - fixed
 
     @torch.no_grad()
     def encode(

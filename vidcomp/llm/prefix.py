@@ -41,7 +41,7 @@ class Prefix:
             raise ConfigError("a prefix is read up to its last video, got none: give a video")
         self._adapter = adapter
         self._prompt = prompt
-        self._end = 1 + max(int(visual.slots[-1]) for visual in prompt.visuals)
+        self._end = _end_of_videos(prompt)
         inputs = adapter.inject(_part(prompt, slice(0, self._end)), videos)
         with torch.no_grad():
             out = adapter.model(**inputs, use_cache=True, logits_to_keep=1)
@@ -72,9 +72,15 @@ class Prefix:
         """
         if len(prompts) > 1 and is_recurrent(self._adapter.model.config):
             return [answer for one in prompts for answer in self.generate([one], **settings)]
-        inputs = self._whole(prompts)
-        inputs["past_key_values"] = self._copy(len(prompts))
-        return self._adapter.say(inputs, settings)
+        return self._adapter.say(self.inputs(prompts), settings)
+
+    def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """What ``model.generate`` takes, with a copy of the keys and values.
+
+        Raises:
+            ConfigError: a prompt that begins otherwise.
+        """
+        return {**self._whole(prompts), "past_key_values": self._copy(len(prompts))}
 
     @torch.no_grad()
     def next_logits(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -123,6 +129,15 @@ class Prefix:
                 "and the system prompt before the question, or make a new prefix"
             )
         return fill(_part(prompt, slice(self._end, None)), [], [])
+
+
+def _end_of_videos(prompt: Prompt) -> int:
+    """Place behind the last token that is read as part of a video: signs that end a frame may be,
+    and then all of them see each other.
+    """
+    last = [int(visual.slots[-1]) for visual in prompt.visuals]
+    typed = [value.nonzero().squeeze(1) for value in prompt.types.values()]
+    return 1 + max([*last, *(int(places[-1]) for places in typed if len(places))])
 
 
 def _part(prompt: Prompt, part: slice) -> Prompt:

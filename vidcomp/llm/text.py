@@ -106,6 +106,18 @@ class TextProcessor:
         )
         return done
 
+    def unexpanded(self, messages: str | Sequence[Message], num_videos: int) -> str:
+        """The prompt as the chat template writes it: one placeholder a video.
+
+        Args:
+            messages: see ``inputs``.
+            num_videos: that stand in it.
+
+        Raises:
+            ConfigError: see ``inputs``.
+        """
+        return self._text(_turns(messages, num_videos))
+
     def inputs(
         self, messages: str | Sequence[Message], videos: Sequence[VideoTokens]
     ) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ playlists and references to other files are refused.
 import dataclasses
 from collections.abc import Iterator
 from os import PathLike, fspath
+from typing import NamedTuple
 
 from vidcomp.errors import DecodeError
 from vidcomp.functional.resize import Resize
@@ -24,10 +25,48 @@ from vidcomp.sample.decode._inputs import locate
 from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, OnDamage
 from vidcomp.sample.decode._scan import Pulse
 from vidcomp.sample.decode._stream import Stream
-from vidcomp.sample.decode._timeline import MiscountError, remembered_scan
+from vidcomp.sample.decode._timeline import MiscountError, cut, remembered_scan
 from vidcomp.types import Frames
 
-__all__ = ["Backend", "DecodeRequest", "Limits", "OnDamage", "read_frames", "stream_frames"]
+__all__ = [
+    "Backend",
+    "DecodeRequest",
+    "Limits",
+    "OnDamage",
+    "Outline",
+    "outline",
+    "read_frames",
+    "stream_frames",
+]
+
+
+class Outline(NamedTuple):
+    """What a request will give, known before any frame is decoded."""
+
+    num_frames: int
+    """Frames that the sampler picks."""
+    height: int
+    """Pixels as displayed, before any resize."""
+    width: int
+    """Pixels as displayed, before any resize."""
+    num_seconds: float
+    """Length of the range."""
+
+
+def outline(request: DecodeRequest) -> Outline:
+    """The size of what ``stream_frames`` would give; reads packets, decodes nothing.
+
+    Content-based samplers do look at thumbnails.
+
+    Raises:
+        DecodeError: the file cannot be read, or the range shows no frame.
+        ConfigError: the sampler picks frames that do not exist.
+    """
+    scan = remembered_scan(locate(request.path), request.limits.max_pixels, _nothing)
+    part = cut(scan, request, _nothing)
+    selection = request.sampler(part.timeline)
+    num_frames = len(selection.indices) - selection.num_padded
+    return Outline(num_frames, scan.height, scan.width, part.timeline.seconds)
 
 
 def read_frames(

@@ -1,0 +1,282 @@
+"""A video language model with everything around it: frames in, answers out.
+
+Legend: T frames, t steps of a grid, k frames of a tubelet.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+
+from vidcomp.budget import Budget
+from vidcomp.compress.base import Compressor, Stream
+from vidcomp.errors import ConfigError
+from vidcomp.llm.adapter import Adapter
+from vidcomp.llm.families import family_of
+from vidcomp.llm.pixels import Pixels
+from vidcomp.llm.plan import Plan, make_plan
+from vidcomp.llm.prompt import Prompt
+from vidcomp.llm.session import Answer, Session, answer_of, letter_scores, pieces
+from vidcomp.llm.text import PTS, Message, TextProcessor
+from vidcomp.llm.verify import check_identity
+from vidcomp.sample.base import Sampler
+from vidcomp.sample.decode import Backend, DecodeRequest, outline, stream_frames
+from vidcomp.types import Frames, VideoTokens
+
+__all__ = ["Clip", "VideoLLM"]
+
+_CHUNK_FRAMES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A video, or a range of it, and how it is to be read."""
+
+    path: str | PathLike[str]
+    start_s: float | None = None
+    """Start of the range in seconds."""
+    end_s: float | None = None
+    """End of the range in seconds."""
+    sampler: Sampler | None = None
+    """Which frames; ``None``: as the model's own processor chooses."""
+    backend: Backend = "auto"
+    """What decodes."""
+
+
+class VideoLLM:
+    """Answers questions about videos, of which it reads exactly as many tokens as it is given.
+
+    Args:
+        adapter: of the model.
+        pixels: what its own video processor does.
+        text: what its own processor writes.
+    """
+
+    def __init__(self, adapter: Adapter, pixels: Pixels, text: TextProcessor) -> None:
+        self.adapter = adapter
+        self.pixels = pixels
+        self.text = text
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        revision: str | None = None,
+        **settings: Any,  # of the video processor
+    ) -> Self:
+        """A checkpoint with its processor.
+
+        Args:
+            model: a folder, or an id of the Hugging Face hub.
+            device: where it runs.
+            dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
+            revision: of the hub.
+            settings: of its video processor that are to differ, see ``Pixels.load``.
+
+        Raises:
+            ConfigError: it cannot be found or read, or is of no known family.
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        name = str(model)
+        try:
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            family = family_of(config)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                name, revision=revision, dtype=dtype
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"no video language model can be loaded from {name!r} ({first}): give a folder "
+                f"with config.json and weights, or a hub id"
+            ) from error
+        loaded = loaded.eval().to(device)
+        pixels = Pixels.load(name, family, config, device=device, dtype=loaded.dtype, **settings)
+        return cls(Adapter(loaded), pixels, TextProcessor.load(name, config))
+
+    def request(self, clip: Clip) -> DecodeRequest:
+        """How the frames of a clip are read, with the size that the model wants.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            ShapeError: the model refuses pictures of its shape.
+        """
+        multiple = self.pixels.frames_multiple
+        base = DecodeRequest(
+            path=fspath(clip.path),
+            sampler=clip.sampler or self.pixels.sampling,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            chunk_frames=-(-_CHUNK_FRAMES // multiple) * multiple,
+            backend=clip.backend,
+        )
+        if clip.sampler is None:
+            chosen = self.pixels.sampling_for(outline(base).num_seconds)
+            base = replace(base, sampler=chosen)
+        seen = outline(base)
+        resize = self.pixels.resize(seen.width, seen.height, seen.num_frames)
+        return replace(base, resize=resize)
+
+    def plan(
+        self, clip: Clip, budget: Budget | int | str | None = None, *, max_new_tokens: int = 256
+    ) -> Plan:
+        """Tokens and memory of a question about a clip, before anything is decoded.
+
+        Raises:
+            BudgetError: it does not fit the model's context or the machine's memory.
+        """
+        seen = outline(self.request(clip))
+        grid = self.pixels.grid(seen.width, seen.height, seen.num_frames)
+        wanted = grid.num_patches
+        if budget is not None:
+            parsed = Budget.parse(budget)
+            wanted = parsed.resolve(grid.num_patches, seen.num_frames, seen.num_seconds)
+        return make_plan(self.adapter, grid, wanted, seen, max_new_tokens)
+
+    def encode(
+        self,
+        clip: Clip | str | PathLike[str],
+        *,
+        compressor: Compressor | None = None,
+        budget: Budget | int | str | None = None,
+    ) -> VideoTokens:
+        """Tokens of the model's own encoder, chunk by chunk.
+
+        Args:
+            clip: a video or a range of it.
+            compressor: what reduces them; one that streams never holds more than its budget and a
+                chunk, others see all tokens at the end.
+            budget: slots that they may take, structural rows (newlines, CLS) included.
+
+        Raises:
+            DecodeError: the file does not give its frames.
+            BudgetError: the budget has no room for a patch beside structural rows.
+            ConfigError: one of compressor and budget without the other.
+        """
+        if (compressor is None) != (budget is None):
+            raise ConfigError(
+                "a compressor and a budget go together, got one of them: give both, or neither "
+                "for all tokens"
+            )
+        clip = clip if isinstance(clip, Clip) else Clip(path=clip)
+        request = self.request(clip)
+        chunks = self.chunks(stream_frames(request))
+        if compressor is None:
+            return VideoTokens.cat(list(chunks))
+        seen = outline(request)
+        grid = self.pixels.grid(seen.width, seen.height, seen.num_frames)
+        slots = Budget.parse(cast("Budget | int | str", budget)).resolve(
+            grid.num_patches, seen.num_frames, seen.num_seconds
+        )
+        fixed = len(self.adapter.layout(grid)) - grid.num_patches
+        return reduced(chunks, compressor, self.adapter.room(slots, fixed), (grid.h, grid.w))
+
+    def chunks(self, frames: Iterable[Frames]) -> Iterator[VideoTokens]:
+        """Tokens of consecutive chunks of one video, positions and times global."""
+        for chunk in frames:
+            made = self.pixels.prepare(chunk)
+            video = self.adapter.encode(made.inputs, made.grid, made.spans, first_t=made.first_t)
+            yield replace(video, frame_extras={**video.frame_extras, PTS: made.pts_s})
+
+    def prompt(self, messages: str | Sequence[Message], videos: Sequence[VideoTokens]) -> Prompt:
+        """The full sequence, see ``TextProcessor.inputs``."""
+        inputs = self.text.inputs(messages, videos)
+        return self.adapter.prompt(inputs, [video.grid for video in videos])
+
+    def ask(
+        self,
+        messages: str | Sequence[Message],
+        videos: Sequence[VideoTokens],
+        **settings: Any,  # of transformers' GenerationConfig
+    ) -> Answer:
+        """The answer to a question about videos that stand before it.
+
+        Args:
+            messages: a question, or turns of a conversation.
+            videos: of ``encode``, or from a cache.
+            settings: as ``max_new_tokens``, ``do_sample``.
+        """
+        start_s = time.perf_counter()
+        prompt = self.prompt(messages, videos)
+        (ids,) = self.adapter.generate(prompt, videos, **settings)
+        return answer_of(self.text.decode(ids), prompt, videos, len(ids), start_s)
+
+    def stream(
+        self,
+        messages: str | Sequence[Message],
+        videos: Sequence[VideoTokens],
+        **settings: Any,  # of transformers' GenerationConfig
+    ) -> Iterator[str]:
+        """The answer piece by piece; closing the iterator stops the model."""
+        prompt = self.prompt(messages, videos)
+        inputs = self.adapter.inject(prompt, videos)
+        return pieces(self.adapter, self.text, inputs, settings)
+
+    @torch.no_grad()
+    def option_scores(
+        self,
+        messages: str | Sequence[Message],
+        videos: Sequence[VideoTokens],
+        options: Sequence[str],
+    ) -> torch.Tensor:
+        """[options] log-probabilities of each option as the first token of the answer.
+
+        Args:
+            messages: a question whose options are named by letters.
+            videos: see ``ask``.
+            options: letters; each with and without a space before it counts.
+
+        Raises:
+            ConfigError: an option is no single token.
+        """
+        inputs = self.adapter.inject(self.prompt(messages, videos), videos)
+        logits = self.adapter.model(**inputs, logits_to_keep=1).logits[0, -1]
+        return letter_scores(self.text.tokenizer, logits, options)
+
+    @torch.no_grad()
+    def verify(self) -> float:
+        """Ask once with pixels and once with their tokens: the model must see no difference.
+
+        Worth a call after transformers is upgraded: it would change positions or the way that
+        features enter without a word.
+
+        Returns:
+            The largest difference of logits, 0 in float32.
+
+        Raises:
+            ConfigError: the model cannot run on pixels, or answers otherwise; says what broke.
+        """
+        return check_identity(self)
+
+    def session(self, videos: Sequence[VideoTokens]) -> Session:
+        """The videos, read once for many questions."""
+        return Session(self, videos)
+
+
+def reduced(
+    chunks: Iterable[VideoTokens], compressor: Compressor, budget: int, grid_hw: tuple[int, int]
+) -> VideoTokens:
+    """A video compressed while it arrives where the method can, else at the end.
+
+    Frame extras of all frames stay.
+    """
+    if not compressor.streaming:
+        return compressor(VideoTokens.cat(list(chunks)), budget)
+    stream: Stream = compressor.stream(budget, grid_hw, provenance=True)
+    extras: dict[str, list[torch.Tensor]] = {}
+    for chunk in chunks:
+        stream.update(chunk)
+        for name, value in chunk.frame_extras.items():
+            extras.setdefault(name, []).append(value)
+    joined = {name: torch.cat(parts) for name, parts in extras.items()}
+    return replace(stream.result(), frame_extras=joined)
