@@ -7,22 +7,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vidcomp.errors import ConfigError
-from vidcomp.llm.adapter import Adapter
 from vidcomp.llm.prefix import Prefix
 from vidcomp.llm.prompt import Prompt
-from vidcomp.llm.text import TextProcessor
 from vidcomp.types import VideoTokens
 
 if TYPE_CHECKING:
     from vidcomp.llm.model import VideoLLM
 
-__all__ = ["Answer", "Session", "answer_of", "letter_scores", "pieces"]
+__all__ = ["Answer", "Says", "Session", "Words", "answer_of", "letter_scores", "pieces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +123,30 @@ def letter_scores(tokenizer: Any, logits_V: Tensor, options: Sequence[str]) -> T
     return torch.stack(scores)
 
 
+class Says(Protocol):
+    """A model that answers inputs, as ``Adapter`` does."""
+
+    def say(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Tensor]:
+        """See ``Adapter.say``."""
+
+
+class Words(Protocol):
+    """What has a tokenizer, as ``TextProcessor`` does."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of transformers."""
+
+
 def pieces(
-    adapter: Adapter, text: TextProcessor, inputs: Mapping[str, Any], settings: Mapping[str, Any]
+    adapter: Says, text: Words, inputs: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[str]:
     """Text of an answer as it is generated.
 
     Closing the iterator ends the generation after the token that is under way.
 
     Args:
-        adapter: of the model.
+        adapter: the model.
         text: of the model.
         inputs: of ``model.generate``.
         settings: of transformers' GenerationConfig.
