@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from vidcomp.api import prepare
+from vidcomp.api import Prepared, prepare
 from vidcomp.config import Recipe, differences, fingerprint, identity
 from vidcomp.errors import ConfigError, MissingExtraError, StoreMissError, StoreStaleError
+from vidcomp.functional.resize import Resize
 from vidcomp.sample.decode import Backend
 from vidcomp.store import FORMAT_VERSION, CacheWriter, SourceId, TokenCache, recover
 from vidcomp.store.room import num_cores
@@ -160,14 +161,15 @@ def _run(
         )
         prepared.check_budget()
         summary.fingerprint = fingerprint(recipe, prepared.weights, FORMAT_VERSION)
-        shared = {"resize": prepared.encoder.resize.dump(), "versions": _versions()}
+        versions = _versions()
         with CacheWriter(
             storage, identity=identity(recipe), weights=prepared.weights, settings=recipe.store
         ) as writer:
 
             def write(done: Done) -> None:
                 key = done.item.key
-                writer.add(key, done.video, {**_meta(done), **shared}, plan.sources[key])
+                meta = {**_meta(done, prepared), "versions": versions}
+                writer.add(key, done.video, meta, plan.sources[key])
                 log.discard(key)
 
             with closing(engine.run(prepared, plan.todo, write)) as outcomes:
@@ -234,8 +236,12 @@ def _report_cached(plan: Plan, summary: Summary) -> None:
         summary.add_cached(item.key, cache.info(item.key).num_tokens, cache.meta(item.key))
 
 
-def _meta(done: Done) -> dict[str, Any]:
+def _meta(done: Done, prepared: Prepared) -> dict[str, Any]:
+    source, resize = done.source, prepared.encoder.resize
+    if source is not None:
+        resize = prepared.resize_of(source, done.num_frames)
     return {
+        **({"resize": resize.dump()} if isinstance(resize, Resize) else {}),
         "source": None if done.source is None else asdict(done.source),
         "start_s": done.item.start_s,
         "end_s": done.item.end_s,

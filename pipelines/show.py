@@ -15,14 +15,14 @@ from vidcomp.functional.resize import Resize
 from vidcomp.registry import SAMPLERS
 from vidcomp.report import frame_of_row, patch_tokens, pick_rows, token_map
 from vidcomp.sample.base import Sampler, Selection, Timeline
-from vidcomp.sample.decode import DecodeRequest, stream_frames
+from vidcomp.sample.decode import DecodeRequest, outline, stream_frames
 from vidcomp.store import TokenCache, open_cache
 from vidcomp.store.storage import open_storage
 from vidcomp.types import Frames, VideoTokens
 
 from .inputs import source_id
 
-__all__ = ["show"]
+__all__ = ["draw", "show"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _DISPLAY_PIXELS = 384
@@ -79,7 +79,7 @@ def _draw_video(
     request = prepared.request(path, start_s=start_s, end_s=end_s)
     dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
     video = prepared.reduce(dense, num_frames, num_seconds)
-    return _draw(
+    return draw(
         video,
         request,
         num_before=len(dense),
@@ -104,7 +104,7 @@ def _draw_record(cache: TokenCache, key: str, max_frames: int) -> Image.Image:
     )
     # A cache that was compressed from another one counts from there, not from the patches.
     is_first = "recompressed_from" not in cache.manifest.identity
-    return _draw(
+    return draw(
         video,
         request,
         num_before=meta.get("tokens_in") if is_first else None,
@@ -114,7 +114,7 @@ def _draw_record(cache: TokenCache, key: str, max_frames: int) -> Image.Image:
     )
 
 
-def _draw(
+def draw(
     video: VideoTokens,
     request: DecodeRequest,
     *,
@@ -125,11 +125,12 @@ def _draw(
 ) -> Image.Image:
     """Decodes the frames to be drawn once more, larger, and draws the map over them."""
     rows = pick_rows(video.grid.t, max_frames)
+    request = _settled(request)
     frames = _frames(request, rows, video.grid.t)
     rows = rows[: _num_real(frames, patch_tokens(video)[rows])]
     frames = frames[: len(rows)]
     source = frames.source
-    mode = "none" if request.resize is None else request.resize.mode
+    mode = request.resize.mode if isinstance(request.resize, Resize) else "none"
     return token_map(
         frames,
         video,
@@ -139,6 +140,13 @@ def _draw(
         rows=rows,
         aspect=source.width / source.height if mode == "stretch" and source else None,
     )
+
+
+def _settled(request: DecodeRequest) -> DecodeRequest:
+    """The same with a policy in place of a rule, which depends on the number of frames."""
+    if request.resize is None or isinstance(request.resize, Resize):
+        return request
+    return replace(request, resize=outline(request).resize)
 
 
 class _Picked(Sampler):
@@ -159,7 +167,7 @@ def _frames(request: DecodeRequest, rows: list[int], num_rows: int) -> Frames:
     larger = replace(
         request,
         sampler=_Picked(inner=request.sampler, rows=tuple(rows), num_rows=num_rows),
-        resize=None if request.resize is None else _enlarged(request.resize),
+        resize=_enlarged(request.resize) if isinstance(request.resize, Resize) else None,
     )
     return Frames.cat(list(stream_frames(larger)))
 

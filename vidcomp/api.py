@@ -14,6 +14,7 @@ from vidcomp.compress.pipeline import Pipeline
 from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.errors import ConfigError
+from vidcomp.functional.resize import Resize
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
@@ -134,6 +135,13 @@ class Prepared:
             backend=backend,
         )
 
+    def resize_of(self, source: Source, num_frames: int) -> Resize:
+        """What a reader did to the pictures of a video of which so many frames were sampled."""
+        resize = self.encoder.resize
+        if isinstance(resize, Resize):
+            return resize
+        return resize(source.height, source.width, num_frames)
+
     def selection(self) -> SelectorStream | None:
         """What chooses patches of one video, chunk by chunk; ``None`` if all are encoded."""
         selector = cast("FrameSelector | None", self.recipe.select)
@@ -202,7 +210,11 @@ class Prepared:
         num_frames = getattr(self.recipe.sample, "num_frames", None)
         if self.pipeline is None or settings is None or num_frames is None:
             return
-        if resize.mode in ("smart", "none") or settings.budget.per_second is not None:
+        if (
+            not isinstance(resize, Resize)
+            or resize.mode in ("smart", "none")
+            or settings.budget.per_second is not None
+        ):
             return  # known only when a video is
         if self.recipe.select is not None:
             return  # the same

@@ -154,9 +154,9 @@ class StoreSettings(Config):
     assign: bool = False
     """Also keep, for every source patch, the token it went to."""
     extras: tuple[str, ...] = ()
-    """Names of row extras to keep."""
+    """Names of row extras to keep; with a star (``deepstack.*``) all that match, if any do."""
     frame_extras: tuple[str, ...] = ()
-    """Names of frame extras to keep."""
+    """Names of frame extras to keep, or patterns of names."""
 
 
 class Recipe(Config):

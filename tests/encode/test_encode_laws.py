@@ -5,21 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from llm.tiny_llms import CONFIGS
 from tiny_models import CLIP_MODELS, FRAME_MODELS, PYTORCHVIDEO_MODELS, random_frames
 from tiny_tokenizers import TOKENIZERS
 
 from vidcomp.encode.base import Encoder
 from vidcomp.encode.clips import valid_patches
 from vidcomp.errors import ShapeError
+from vidcomp.functional.resize import Resize, target_size
 from vidcomp.registry import ENCODERS
 from vidcomp.types import Frames, Grid, VideoTokens
 
+QUIET = pytest.mark.filterwarnings("ignore")  # of transformers, about its own classes
 MODELS = [
     "dct",
     *(f"hf:{name}" for name in FRAME_MODELS),
     *(f"hf_clip:{name}" for name in CLIP_MODELS),
     *(f"hf_ids:{name}" for name in TOKENIZERS),
     *(f"pytorchvideo:{name}" for name in PYTORCHVIDEO_MODELS),
+    *(pytest.param(f"video_llm:vlm/{name}", marks=QUIET) for name in CONFIGS),
 ]
 
 
@@ -32,6 +36,8 @@ def encoder(request: pytest.FixtureRequest, tiny) -> Encoder:
 
 def frames_for(encoder: Encoder, num: int, **fields) -> Frames:
     resize = encoder.resize
+    if not isinstance(resize, Resize):
+        return random_frames(num, *target_size(48, 64, resize(48, 64, num)), **fields)
     size = (24, 32) if resize.mode == "smart" else (resize.height, resize.width)
     return random_frames(num, *size, **fields)
 

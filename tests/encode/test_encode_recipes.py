@@ -20,6 +20,7 @@ RECIPES = {  # recipe: tiny model, further overrides, tokens of a clip of 24 fra
     "dinov2-tome": ("dinov2", [], 24 * 16 // 8),
     "vjepa2": ("vjepa2", ["compress.budget.tokens=100"], 100),
     "pytorchvideo-mvit": ("mvit", ["sample.fps=10"], 24 // 2 * 16 // 4),
+    "video-llm": ("vlm/qwen3_vl", ["encode.dtype=float32"], 2 * 10 * 14),
     "perceiver-64": ("siglip", ["project.dim_in=32", "project.dim_out=16"], 64),
 }
 
@@ -30,6 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(path, moving_square(24, 90, 120), fps=10)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:transformers.*")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_on_tiny_weights(name: str, tiny, clip: Path):
     model, overrides, num_tokens = RECIPES[name]

@@ -12,9 +12,9 @@ import torch
 from llm.tiny_llms import CONFIGS
 from tiny_models import CLIP_COLORS, HALF
 
+from vidcomp.encode.vlm.families import FAMILIES
+from vidcomp.encode.vlm.pixels import Pixels
 from vidcomp.functional.resize import resize_frames
-from vidcomp.llm.families import FAMILIES
-from vidcomp.llm.pixels import Pixels
 from vidcomp.types import Frames
 
 VIDEO, IMAGE, NESTED = (

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from llm.tiny_llms import CONFIGS, full_inputs, random_pixels, tiny_llm
+from llm.tiny_llms import CONFIGS, IMAGE, VIDEO, full_inputs, random_pixels, tiny_llm
 
+from vidcomp.encode.vlm.families import FAMILIES, family_of, is_recurrent
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.families import FAMILIES, family_of, is_recurrent
 from vidcomp.types import Grid, VideoTokens
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
@@ -95,7 +95,7 @@ def test_generation_is_that_of_a_loop_without_cache(name):
             if key in inputs:
                 inputs[key] = torch.nn.functional.pad(inputs[key], (0, num))
         logits = one.logits({**inputs, "use_cache": False})[0, -1]
-        logits[one.adapter.token_id(one.adapter.family.key)] = -torch.inf
+        logits[[IMAGE, VIDEO]] = -torch.inf
         said.append(int(logits.argmax()))
     assert found == said
 

@@ -12,12 +12,13 @@ from llm.tiny_folders import save_folder
 from llm.tiny_llms import CONFIGS, tiny_llm
 
 import vidcomp as vc
+from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.llm.adapter import Adapter
 from vidcomp.llm.engines import lattice_of, mixed_prompt, to_sglang, to_vllm
 from vidcomp.llm.inject import deepstack_of
 from vidcomp.llm.model import VideoLLM
-from vidcomp.llm.text import PTS, TextProcessor
+from vidcomp.llm.text import TextProcessor
 from vidcomp.types import Grid, VideoTokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own classes

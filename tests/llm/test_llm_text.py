@@ -7,9 +7,10 @@ import torch
 from llm.tiny_folders import TOKENS, save_folder
 from llm.tiny_llms import CONFIGS, random_pixels, tiny_llm
 
+from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.text import PTS, TextProcessor
+from vidcomp.llm.text import TextProcessor
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own classes
 every_family = pytest.mark.parametrize("name", CONFIGS)

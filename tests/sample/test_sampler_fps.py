@@ -101,3 +101,14 @@ def test_bounds_must_fit():
         Fps(fps=0.0)
     with pytest.raises(ConfigError):
         Fps(fps=float("nan"))
+
+
+def test_shorter_videos_have_rates_of_their_own():
+    sampler = Fps(fps=1, by_length=((2, 5), (4, 2.5)))
+    counts = [len(sampler(constant_rate(10 * seconds, fps=10))[0]) for seconds in (1, 2, 4, 6)]
+    assert counts == [5, 10, 10, 6]
+    assert Fps(**{k: v for k, v in sampler.dump().items() if k != "name"}) == sampler
+    assert "by_length" not in Fps().dump()
+    for wrong in ([[2, 5], [1, 3]], [[2, 0]]):
+        with pytest.raises(ConfigError, match="ascending lengths"):
+            Fps(by_length=wrong)

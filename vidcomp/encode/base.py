@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidcomp.config import Config
-from vidcomp.functional.resize import Resize
+from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.types import Frames, Grid, VideoTokens
 
 __all__ = ["Encoder", "EncoderConfig"]
@@ -62,8 +62,8 @@ class Encoder(ABC):
     """
 
     config: EncoderConfig
-    resize: Resize
-    """The pixels it wants; readers apply it while decoding."""
+    resize: Resize | ResizeRule
+    """The pixels it wants, or a rule that says so for a video; readers apply it while decoding."""
     frames_multiple: int = 1
     """Frames of one tubelet stack or clip: chunks should hold a multiple of it."""
     tubelet: int = 1

@@ -23,6 +23,7 @@ Legend: T frames, C channels, H W pixels before, h w pixels after.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor
 from vidcomp.config import Config
 from vidcomp.errors import ShapeError
 
-__all__ = ["Resize", "resize_frames", "smart_max_pixels", "target_size"]
+__all__ = ["Resize", "ResizeRule", "resize_frames", "smart_max_pixels", "target_size"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Box = tuple[int, int, int, int]
@@ -110,6 +111,11 @@ class Resize(Config):
             raise ValueError(
                 f"lanczos needs torch 2.13, got {torch.__version__}: update it, or choose bicubic"
             )
+
+
+ResizeRule = Callable[[int, int, int], Resize]
+"""The policy for a video by its (height, width, number of frames), where an encoder's pictures
+depend on them; plain, so that it can be sent to another process."""
 
 
 def target_size(height: int, width: int, policy: Resize) -> tuple[int, int]:

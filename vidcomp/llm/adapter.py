@@ -1,6 +1,6 @@
 """Asking a video language model of transformers about compressed tokens.
 
-Legend: N tokens of the model's own encoder, S slots, D features of the language model.
+Legend: S slots.
 """
 
 import inspect
@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from vidcomp.encode.vlm.families import Family, family_of
+from vidcomp.encode.vlm.tokens import STRUCTURAL, encode, layout
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
-from vidcomp.llm.families import Family, family_of
-from vidcomp.llm.inject import DEEPSTACK, Filled, fill, join
+from vidcomp.llm.inject import Filled, fill, join
 from vidcomp.llm.prompt import Prompt, Visual
 from vidcomp.types import Grid, VideoTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["STRUCTURAL", "Adapter"]
-
-STRUCTURAL = "structural"
-"""Frame extra [t, R, D] with the rows of each frame that stand for no patch (CLS)."""
-
+__all__ = ["Adapter"]
 
 _TYPES = ("mm_token_type_ids", "token_type_ids")
 
@@ -68,13 +65,7 @@ class Adapter:
         """[S] int64: the patch of the grid in each slot of a video, ``-1 - k`` for its row k that
         stands for none.
         """
-        head, t = self.family.head_rows, grid.t
-        patch_TP = torch.arange(grid.num_patches).view(t, grid.per_frame)
-        rows_TR = -1 - torch.arange(t * head).view(t, head)
-        patch = torch.cat([rows_TR, patch_TP], dim=1).flatten()
-        if not self.family.newline:
-            return patch
-        return torch.cat([patch, patch.new_tensor([-1 - t * head])])
+        return layout(self.family, grid)
 
     def room(self, slots: int, fixed: int) -> int:
         """Slots that are left for patches of a video beside its structural rows.
@@ -93,49 +84,12 @@ class Adapter:
             )
         return slots - fixed
 
-    @torch.no_grad()
     def encode(
         self, inputs: Mapping[str, Any], grid: Grid, spans_T2: Tensor, *, first_t: int = 0
     ) -> VideoTokens:
-        """Tokens of the model's own encoder and projector, on the full grid.
-
-        Args:
-            inputs: what the model's ``get_video_features`` (or ``get_image_features``) takes.
-            grid: of the tokens it gives.
-            spans_T2: [t, 2] seconds.
-            first_t: index of the grid's first frame in the whole video, for chunks.
-
-        Returns:
-            One row a patch; deepstack features are the extras ``deepstack.0`` and so on, rows
-            that stand for no patch the frame extra ``structural`` (a newline is the model's own).
-
-        Raises:
-            ShapeError: the model gives another number of tokens.
-        """
-        encode = getattr(self.model.base_model, self.family.encoder)
-        known = inspect.signature(encode).parameters
-        out = encode(**{k: v for k, v in inputs.items() if k in known}, return_dict=True)
-        patch_S, deepstack = self.layout(grid), getattr(out, "deepstack_features", None) or ()
-        layers = [_rows(features) for features in (out.pooler_output, *deepstack)]
-        if len(layers[0]) != len(patch_S):
-            raise ShapeError(
-                f"a grid of {tuple(grid)} has {len(patch_S)} tokens in {self.family.title}, its "
-                f"encoder gave {len(layers[0])}: give the grid after its own merging of patches"
-            )
-        is_patch_S = (patch_S >= 0).to(layers[0].device)
-        tokens_PD, *deepstack = (rows_SD[is_patch_S] for rows_SD in layers)
-        head, frame_extras = self.family.head_rows, {}
-        if head:
-            head_SD = layers[0][~is_patch_S][: grid.t * head]
-            frame_extras[STRUCTURAL] = head_SD.view(grid.t, head, -1)
-        return VideoTokens.from_grid(
-            tokens_PD,
-            grid,
-            spans_T2,
-            first_t=first_t,
-            extras={f"{DEEPSTACK}{i}": rows_PD for i, rows_PD in enumerate(deepstack)},
-            frame_extras=frame_extras,
-        )
+        """Tokens of the model's own encoder and projector, see ``encode.vlm.tokens.encode``."""
+        base = self.model.base_model
+        return encode(base, self.family, inputs, grid, spans_T2, first_t=first_t)
 
     def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Positions of a full sequence as the model itself numbers them.
@@ -308,10 +262,6 @@ class Adapter:
 
         module = sys.modules[type(self.model).__module__]
         return getattr(module, "BaseModelOutputWithDeepstackFeatures", BaseModelOutputWithPooling)
-
-
-def _rows(features: Any) -> Tensor:  # a tensor, or a list or tuple of them
-    return torch.cat([part.flatten(0, -2) for part in features])
 
 
 def _up_to(ids_A: Tensor, ends: int | list[int] | None) -> Tensor:

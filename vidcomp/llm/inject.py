@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vidcomp.encode.vlm.tokens import DEEPSTACK
 from vidcomp.errors import ShapeError
 from vidcomp.functional.anchors import anchors
 from vidcomp.functional.structure import is_structural
 from vidcomp.llm.prompt import Prompt, Visual
 from vidcomp.types import VideoTokens
 
-__all__ = ["DEEPSTACK", "Filled", "deepstack_of", "fill", "join"]
-
-DEEPSTACK = "deepstack."
-"""Extras of that prefix are added to the hidden states after the first layers of the model."""
+__all__ = ["Filled", "deepstack_of", "fill", "join"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

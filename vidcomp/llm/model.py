@@ -14,14 +14,16 @@ import torch
 
 from vidcomp.budget import Budget
 from vidcomp.compress.base import Compressor, Stream
+from vidcomp.encode.vlm.families import family_of
+from vidcomp.encode.vlm.pixels import Pixels
+from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.families import family_of
-from vidcomp.llm.pixels import Pixels
 from vidcomp.llm.plan import Plan, make_plan
 from vidcomp.llm.prompt import Prompt
+from vidcomp.llm.sampling import sampling_of
 from vidcomp.llm.session import Answer, Session, answer_of, letter_scores, pieces
-from vidcomp.llm.text import PTS, Message, TextProcessor
+from vidcomp.llm.text import Message, TextProcessor
 from vidcomp.llm.verify import check_identity
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, outline, stream_frames
@@ -105,27 +107,17 @@ class VideoLLM:
         return cls(Adapter(loaded), pixels, TextProcessor.load(name, config))
 
     def request(self, clip: Clip) -> DecodeRequest:
-        """How the frames of a clip are read, with the size that the model wants.
-
-        Raises:
-            DecodeError: the file cannot be read.
-            ShapeError: the model refuses pictures of its shape.
-        """
+        """How the frames of a clip are read, with the size that the model wants."""
         multiple = self.pixels.frames_multiple
-        base = DecodeRequest(
+        return DecodeRequest(
             path=fspath(clip.path),
-            sampler=clip.sampler or self.pixels.sampling,
+            sampler=clip.sampler or sampling_of(self.pixels),
+            resize=self.pixels.rule,
             start_s=clip.start_s,
             end_s=clip.end_s,
             chunk_frames=-(-_CHUNK_FRAMES // multiple) * multiple,
             backend=clip.backend,
         )
-        if clip.sampler is None:
-            chosen = self.pixels.sampling_for(outline(base).num_seconds)
-            base = replace(base, sampler=chosen)
-        seen = outline(base)
-        resize = self.pixels.resize(seen.width, seen.height, seen.num_frames)
-        return replace(base, resize=resize)
 
     def plan(
         self, clip: Clip, budget: Budget | int | str | None = None, *, max_new_tokens: int = 256

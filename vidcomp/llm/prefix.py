@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidcomp.encode.vlm.families import is_recurrent
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.families import is_recurrent
 from vidcomp.llm.inject import Filled, fill, join
 from vidcomp.llm.prompt import Prompt
 from vidcomp.types import VideoTokens

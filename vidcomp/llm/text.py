@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError, MissingExtraError
 from vidcomp.llm.stand_in import StandIn, announce, image_settings, video_settings
 from vidcomp.types import VideoTokens
 
-__all__ = ["PTS", "Message", "TextProcessor", "times_of"]
-
-PTS = "pts_s"
-"""Frame extra [t, k] float64: presentation times of the frames of each tubelet, in seconds."""
+__all__ = ["Message", "TextProcessor", "times_of"]
 
 Message = Mapping[str, Any]
 """``{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "..."}]}``."""

@@ -20,6 +20,8 @@ from vidcomp.sample.uniform import uniform_index
 
 __all__ = ["Fps", "fps_index"]
 
+_MOST_FPS = 1e6
+
 
 def fps_index(
     pts_s: Tensor, start_s: float, end_s: float, fps: float, *, offset: float = 0.0
@@ -52,8 +54,11 @@ def fps_index(
 class Fps(Sampler):
     """One frame every ``1 / fps`` seconds of presentation time, between two bounds."""
 
-    fps: float = Field(1.0, gt=0, le=1e6)
+    fps: float = Field(1.0, gt=0, le=_MOST_FPS)
     """Frames a second; above the video's own rate every frame is taken once."""
+    by_length: tuple[tuple[float, float], ...] | None = Field(None, min_length=1)
+    """Other rates for shorter videos: pairs (seconds, frames a second), ascending, of which the
+    first with at least the video's length counts (GLM-4.6V looks closer at short ones)."""
     max_frames: int | None = Field(None, ge=1)
     """If there were more, this many of them, evenly spaced, first and last included."""
     min_frames: int = Field(1, ge=1)
@@ -70,15 +75,25 @@ class Fps(Sampler):
                 f"max_frames must be at least min_frames={self.min_frames}, got "
                 f"{self.max_frames}: raise it"
             )
+        pairs = self.by_length or ()
+        lengths = [seconds for seconds, _ in pairs]
+        if lengths != sorted(set(lengths)) or not all(0 < fps <= _MOST_FPS for _, fps in pairs):
+            raise ValueError(
+                f"by_length is pairs of ascending lengths and rates above 0, got {pairs}: sort it"
+            )
         return self
+
+    def rate(self, seconds: float) -> float:
+        """Frames a second for a video of that length."""
+        pairs = self.by_length or ()
+        return next((fps for most, fps in pairs if seconds <= most), self.fps)
 
     def __call__(self, timeline: Timeline) -> Selection:
         """[K] rows, strictly ascending unless ``short`` repeats."""
         total = count_frames(timeline)
         offset = 0.0 if self.point == "start" else 0.5
-        picked = fps_index(
-            timeline.pts_s, timeline.origin_s, timeline.end_s, self.fps, offset=offset
-        )
+        fps = self.rate(timeline.seconds)
+        picked = fps_index(timeline.pts_s, timeline.origin_s, timeline.end_s, fps, offset=offset)
         if len(picked) < self.min_frames:
             return fit(total, self.min_frames, self.short, lambda k: uniform_index(total, k))
         if self.max_frames is not None and len(picked) > self.max_frames:

@@ -19,7 +19,7 @@ from os import PathLike, fspath
 from typing import NamedTuple
 
 from vidcomp.errors import DecodeError
-from vidcomp.functional.resize import Resize
+from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode._inputs import locate
 from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, OnDamage
@@ -51,6 +51,8 @@ class Outline(NamedTuple):
     """Pixels as displayed, before any resize."""
     num_seconds: float
     """Length of the range."""
+    resize: Resize | None
+    """The request's, or what its rule makes of the above."""
 
 
 def outline(request: DecodeRequest) -> Outline:
@@ -61,19 +63,21 @@ def outline(request: DecodeRequest) -> Outline:
     Raises:
         DecodeError: the file cannot be read, or the range shows no frame.
         ConfigError: the sampler picks frames that do not exist.
+        ShapeError: the request's rule of sizes refuses the video.
     """
     scan = remembered_scan(locate(request.path), request.limits.max_pixels, _nothing)
     part = cut(scan, request, _nothing)
     selection = request.sampler(part.timeline)
     num_frames = len(selection.indices) - selection.num_padded
-    return Outline(num_frames, scan.height, scan.width, part.timeline.seconds)
+    resize = request.resize_of(scan.height, scan.width, num_frames)
+    return Outline(num_frames, scan.height, scan.width, part.timeline.seconds, resize)
 
 
 def read_frames(
     path: str | PathLike[str],
     sampler: Sampler,
     *,
-    size: int | Resize | None = None,
+    size: int | Resize | ResizeRule | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
     on_damage: OnDamage = "raise",
@@ -85,7 +89,8 @@ def read_frames(
     Args:
         path: a local file, or an http(s) address.
         sampler: which frames.
-        size: pixels of a square to stretch to, a policy, or ``None`` for the stored size.
+        size: pixels of a square to stretch to, a policy, a rule that gives one, or ``None`` for the
+            stored size.
         start_s: with ``end_s``: only frames shown within this range; times stay those of the file.
         end_s: see ``start_s``.
         on_damage: ``keep`` returns what can be decoded and says in ``source.damage`` what cannot.

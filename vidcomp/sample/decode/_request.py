@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vidcomp.errors import ConfigError
-from vidcomp.functional.resize import Resize
+from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.sample.base import Sampler
 
 __all__ = ["Backend", "DecodeRequest", "Limits", "OnDamage"]
@@ -43,8 +43,9 @@ class DecodeRequest:
     """A local file, or an http(s) address."""
     sampler: Sampler
     """Which frames, by index or content."""
-    resize: Resize | None = None
-    """Applied while decoding; ``None`` keeps the stored size."""
+    resize: Resize | ResizeRule | None = None
+    """Applied while decoding; ``None`` keeps the stored size.  A rule is asked once the video's
+    size and the number of picked frames (without padding) are known."""
     start_s: float | None = None
     """Frames shown at or after this time; ``None``: from the start."""
     end_s: float | None = None
@@ -56,6 +57,16 @@ class DecodeRequest:
     backend: Backend = "auto"
     """``auto``: decord where it is known to be right, PyAV for all else and where decord fails."""
     limits: Limits = Limits()
+
+    def resize_of(self, height: int, width: int, num_frames: int) -> Resize | None:
+        """The policy for a video of that size, of which so many frames are picked.
+
+        Raises:
+            ShapeError: the rule refuses such a video.
+        """
+        if self.resize is None or isinstance(self.resize, Resize):
+            return self.resize
+        return self.resize(height, width, num_frames)
 
     def __post_init__(self) -> None:
         start, end = self.start_s, self.end_s

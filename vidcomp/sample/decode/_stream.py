@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from vidcomp.errors import ConfigError, DecodeError
-from vidcomp.functional.resize import target_size
+from vidcomp.functional.resize import Resize, target_size
 from vidcomp.sample.base import Selection
 from vidcomp.sample.decode._assemble import Assembler, Piece
 from vidcomp.sample.decode._backends import Chain, backends_for
@@ -43,9 +43,11 @@ class Stream:
         max_pixels = request.limits.max_pixels
         part = cut(scan, request, pulse)
         selection = _select(request, part)
-        _check_chunk(request, scan, len(selection.indices))
+        num_real = len(selection.indices) - selection.num_padded
+        self._resize = request.resize_of(scan.height, scan.width, num_real)
+        _check_chunk(request, scan, self._resize, len(selection.indices))
         self._rows: list[int] = (selection.indices + part.first).tolist()
-        self._first_padded = len(self._rows) - selection.num_padded
+        self._first_padded = num_real
         names = backends_for(scan, request.backend)
         self._chain = Chain(names, scan, set(self._rows), max_pixels, pulse)
         self._pts_s = torch.from_numpy(scan.pts_s)
@@ -72,7 +74,7 @@ class Stream:
 
     def _shrunk_chunks(self) -> Iterator[Frames]:
         """Chunks as they come; a row that cannot be decoded makes its chunk shorter."""
-        assembler = Assembler(self._chain, self._rows, self._request.resize)
+        assembler = Assembler(self._chain, self._rows, self._resize)
         size = self._request.chunk_frames
         for start in range(0, len(self._rows), size):
             stop = min(start + size, len(self._rows))
@@ -178,11 +180,11 @@ def _select(request: DecodeRequest, part: Part) -> Selection:
     return selection
 
 
-def _check_chunk(request: DecodeRequest, scan: Scan, num_rows: int) -> None:
+def _check_chunk(request: DecodeRequest, scan: Scan, resize: Resize | None, num_rows: int) -> None:
     height, width = scan.height, scan.width
     num_frames = min(request.chunk_frames, num_rows)
-    if request.resize is not None:
-        height, width = target_size(height, width, request.resize)
+    if resize is not None:
+        height, width = target_size(height, width, resize)
     num_bytes = num_frames * height * width * 3
     if num_bytes > request.limits.max_bytes:
         raise DecodeError(

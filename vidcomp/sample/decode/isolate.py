@@ -169,8 +169,8 @@ def _pickled(request: DecodeRequest) -> bytes:
         return pickle.dumps(request)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
-            f"the sampler cannot be sent to the decode process ({error}): define its class at the "
-            f"top of a module"
+            f"the request cannot be sent to the decode process ({error}): define the classes of "
+            f"its sampler and its rule of sizes at the top of a module"
         ) from error
 
 

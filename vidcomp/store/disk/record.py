@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -243,8 +244,11 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 def _chosen(
     key: str, prefix: str, names: tuple[str, ...], values: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Fields of the extras that are kept."""
-    for name in names:
+    """Fields of the extras that are kept; a pattern may match none."""
+    patterns = [name for name in names if "*" in name]
+    matched = [v for v in values if any(fnmatchcase(v, pattern) for pattern in patterns)]
+    plain = [name for name in names if name not in patterns]
+    for name in dict.fromkeys([*plain, *matched]):
         if name not in values:
             raise StoreError(
                 f"{key!r} is to be stored with {prefix} {name!r}, but its tokens have only "

@@ -10,9 +10,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from vidcomp.encode.pixels import resize_of
+from vidcomp.encode.vlm.pixels.base import Kind, agree, exactly, side_of, stretch
+from vidcomp.encode.vlm.pixels.sizes import longest_edge_size
 from vidcomp.functional.resize import Resize, resize_frames
-from vidcomp.llm.pixels.base import Kind, agree, exactly, side_of, stretch
-from vidcomp.llm.pixels.sizes import longest_edge_size
 
 __all__ = [
     "Framewise",

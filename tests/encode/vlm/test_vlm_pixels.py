@@ -11,14 +11,15 @@ from llm.pixel_cases import FILES, IMAGE, NESTED, VIDEO, clip, pixels_of, sized,
 from llm.tiny_llms import CONFIGS, tiny_llm
 from oracles.pixels import one_row, patch_rows, tubelet_rows, windows
 
+from vidcomp.encode.vlm.families import FAMILIES
+from vidcomp.encode.vlm.pixels import Pixels
+from vidcomp.encode.vlm.pixels.patches import Gemma4, MiniCpmV, Molmo2, pooling_windows
+from vidcomp.encode.vlm.pixels.processor import KINDS
+from vidcomp.encode.vlm.pixels.settings import DEFAULTS
+from vidcomp.encode.vlm.pixels.tubelets import Qwen2Vl, VideoLlama3
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.families import FAMILIES
-from vidcomp.llm.pixels import Pixels
-from vidcomp.llm.pixels.patches import Gemma4, MiniCpmV, Molmo2, pooling_windows
-from vidcomp.llm.pixels.processor import KINDS
-from vidcomp.llm.pixels.settings import DEFAULTS
-from vidcomp.llm.pixels.tubelets import Qwen2Vl, VideoLlama3
+from vidcomp.llm.sampling import sampling_of
 from vidcomp.sample.decode import read_frames
 from vidcomp.types import Grid
 
@@ -157,8 +158,7 @@ def test_a_file_is_decoded_to_the_size_of_the_model(tmp_path):
     path = tmp_path / "a.mp4"
     write_clip(path, moving_square(20, 90, 120), fps=4)
     pixels = pixels_of("qwen3_vl", write("qwen3_vl", tmp_path))
-    resize = pixels.resize(120, 90, 10)
-    frames = read_frames(path, pixels.sampling, size=resize)
+    frames = read_frames(path, sampling_of(pixels), size=pixels.rule)
     assert len(frames) == 10
     assert pixels.prepare(frames).grid == pixels.grid(120, 90, 10) == Grid(5, 6, 9)
 
@@ -231,7 +231,12 @@ SAMPLING = {
     "qwen3_vl": {"name": "smart_nframes", "fps": 2.0, "factor": 1, "short": "keep"},
     "video_llama_3": {"name": "fps", "fps": 1.0, "min_frames": 4, "max_frames": 180},
     "glm4v": {"name": "fps", "fps": 2.0, "max_frames": 600},
-    "glm46v": {"name": "fps", "fps": 2.0, "max_frames": 640},
+    "glm46v": {
+        "name": "fps",
+        "fps": 1.0,
+        "by_length": [[30.0, 6.0], [300.0, 2.0]],
+        "max_frames": 640,
+    },
     "molmo2": {"name": "fps", "fps": 2.0, "max_frames": 64},
     "minicpmv4_6": {"name": "fps", "fps": 1.0, "max_frames": 128},
     "nemotron_h_omni": {"name": "fps", "fps": 2.0, "max_frames": 128},
@@ -241,7 +246,7 @@ SAMPLING = {
 @every_family
 def test_sampling_is_the_rule_of_the_processor(name, tmp_path):
     kin = {"qwen2_5_vl": "qwen2_vl", "glm4v_moe": "glm4v"}
-    said = pixels_of(name, write(name, tmp_path)).sampling.dump()
+    said = sampling_of(pixels_of(name, write(name, tmp_path))).dump()
     as_wanted = SAMPLING[kin.get(name, "qwen3_vl" if name.startswith("qwen3") else name)]
     assert {key: said[key] for key in as_wanted} == as_wanted
 
@@ -252,13 +257,13 @@ def test_sampling_follows_the_settings(tmp_path):
         changed = {"fps": 3}
         if "cap_pixels_per_frame" in DEFAULTS[name]:
             changed |= {"max_frames": 20}
-        assert pixels_of(name, tmp_path, changed=changed).sampling.dump() != (
-            pixels_of(name, tmp_path).sampling.dump()
+        assert sampling_of(pixels_of(name, tmp_path, changed=changed)).dump() != (
+            sampling_of(pixels_of(name, tmp_path)).dump()
         ) or name in ("gemma4", "glm46v")
         for file in (VIDEO, IMAGE, NESTED):
             (tmp_path / file).unlink(missing_ok=True)
     write("molmo2", tmp_path)
-    few = pixels_of("molmo2", tmp_path, changed={"num_frames": 7}).sampling.dump()
+    few = sampling_of(pixels_of("molmo2", tmp_path, changed={"num_frames": 7})).dump()
     assert few["max_frames"] == 7
 
 

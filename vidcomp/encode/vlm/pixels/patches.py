@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from vidcomp.encode.vlm.pixels.base import Kind, agree, exactly, side_of, stretch, whole
+from vidcomp.encode.vlm.pixels.sizes import fitting_size, in_area, patch_target
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.resize import Resize
-from vidcomp.llm.pixels.base import Kind, agree, exactly, side_of, stretch, whole
-from vidcomp.llm.pixels.sizes import fitting_size, in_area, patch_target
 
 __all__ = ["Gemma4", "MiniCpmV", "Molmo2", "NemotronOmni", "pooling_windows"]
 

@@ -14,10 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vidcomp.encode.vlm.pixels.base import Kind, agree, side_of, stretch, whole
+from vidcomp.encode.vlm.pixels.sizes import Bounds, smart_size, volume_size
 from vidcomp.errors import ConfigError
 from vidcomp.functional.resize import Resize
-from vidcomp.llm.pixels.base import Kind, agree, side_of, stretch, whole
-from vidcomp.llm.pixels.sizes import Bounds, smart_size, volume_size
 
 __all__ = ["Glm4v", "Qwen2Vl", "Qwen3Vl", "Tubelets", "VideoLlama3"]
 

@@ -8,10 +8,10 @@ The samplers go by real presentation times where the originals count frames at a
 indices differ by a frame here and there.  Those of Qwen3-VL are equal.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from vidcomp.encode.vlm.pixels import Pixels
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.fps import Fps
 from vidcomp.sample.segments import SegmentMidpoint
@@ -30,24 +30,20 @@ _FRAMES = {
 }
 _NEMOTRON_FRAMES = 128
 _GLM46V_FRAMES = 640
-# Steps of the grid a second for videos up to so many seconds.
-_GLM46V_RATES = ((30.0, 3.0), (300.0, 1.0), (math.inf, 0.5))
+# Steps of the grid a second for videos up to so many seconds, and for longer ones.
+_GLM46V_RATES, _GLM46V_RATE = ((30.0, 3.0), (300.0, 1.0)), 0.5
 
 
-def sampling_of(
-    model_type: str, settings: Mapping[str, Any], seconds: float | None = None
-) -> Sampler:
+def sampling_of(pixels: Pixels) -> Sampler:
     """The family's own choice of frames.
 
     Args:
-        model_type: a key of ``DEFAULTS``.
-        settings: of its processor, as ``read_settings`` gives them.
-        seconds: length of the video, by which GLM-4.6V chooses its rate; ``None``: one of 30 s to
-            5 min.
+        pixels: of a checkpoint; the settings of its processor count.
 
     Returns:
         A sampler; its ``name`` and ``dump()`` are what a recipe says.
     """
+    model_type, settings = pixels.family.model_type, pixels.settings
     fps, num_frames = settings["fps"], settings["num_frames"]
     if "cap_pixels_per_frame" in settings:
         return _qwen(settings, of_qwen3=model_type.startswith("qwen3"))
@@ -66,9 +62,12 @@ def sampling_of(
         case "glm4v" | "glm4v_moe":
             return Fps(fps=fps, max_frames=int(settings["max_duration"] * fps))
         case "glm46v":
-            length = _GLM46V_RATES[1][0] if seconds is None else seconds
-            steps = next(rate for most, rate in _GLM46V_RATES if length <= most)
-            return Fps(fps=steps * settings["temporal_patch_size"], max_frames=_GLM46V_FRAMES)
+            step = settings["temporal_patch_size"]
+            return Fps(
+                fps=_GLM46V_RATE * step,
+                by_length=tuple((most, rate * step) for most, rate in _GLM46V_RATES),
+                max_frames=_GLM46V_FRAMES,
+            )
     if fps is not None and num_frames is None:
         return Fps(fps=fps)
     count = num_frames or _FRAMES[model_type]

@@ -4,6 +4,7 @@ Legend: T frames, C colour channels, H W pixels, t steps of the grid, k frames o
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,11 +12,9 @@ import torch
 from torch import Tensor
 
 from vidcomp.encode.pixels import Normalize
-from vidcomp.errors import ConfigError, ShapeError, VidcompError
-from vidcomp.functional.resize import Resize, target_size
-from vidcomp.llm.families import Family
-from vidcomp.llm.pixels.base import Kind, Prepared, pad_frames
-from vidcomp.llm.pixels.framewise import (
+from vidcomp.encode.vlm.families import Family
+from vidcomp.encode.vlm.pixels.base import Kind, Prepared, pad_frames
+from vidcomp.encode.vlm.pixels.framewise import (
     Gemma3,
     InternVl,
     LlavaNextVideo,
@@ -24,11 +23,11 @@ from vidcomp.llm.pixels.framewise import (
     SmolVlm,
     VideoLlava,
 )
-from vidcomp.llm.pixels.patches import Gemma4, MiniCpmV, Molmo2, NemotronOmni
-from vidcomp.llm.pixels.sampling import sampling_of
-from vidcomp.llm.pixels.settings import read_settings
-from vidcomp.llm.pixels.tubelets import Glm4v, Qwen2Vl, Qwen3Vl, VideoLlama3
-from vidcomp.sample.base import Sampler
+from vidcomp.encode.vlm.pixels.patches import Gemma4, MiniCpmV, Molmo2, NemotronOmni
+from vidcomp.encode.vlm.pixels.settings import read_settings
+from vidcomp.encode.vlm.pixels.tubelets import Glm4v, Qwen2Vl, Qwen3Vl, VideoLlama3
+from vidcomp.errors import ConfigError, ShapeError, VidcompError
+from vidcomp.functional.resize import Resize, ResizeRule, target_size
 from vidcomp.types import Frames, Grid
 
 __all__ = ["KINDS", "Pixels"]
@@ -59,6 +58,21 @@ KINDS: dict[str, type[Kind]] = {
 """How each family, by its ``config.model_type``, takes pictures."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """The size of pictures by (height, width, number of frames)."""
+
+    kind: Kind
+    do_resize: bool
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Resize:
+        if num_frames < 1:
+            raise ShapeError(f"a video has at least one frame, got {num_frames}: sample some")
+        if not self.do_resize:
+            return Resize(mode="none")
+        return self.kind.resize(height, width, num_frames)
+
+
 class Pixels:
     """What a family's own video processor does, one chunk of frames at a time.
 
@@ -87,7 +101,8 @@ class Pixels:
         """Every setting of the processor, plain JSON values."""
         self._kind = kind
         self._device, self._dtype = torch.device(device), dtype
-        self._normalize = Normalize.of(settings, device)
+        self.normalize = Normalize.of(settings, device)
+        """What becomes of grey levels."""
 
     @classmethod
     def load(
@@ -135,13 +150,9 @@ class Pixels:
         return self._kind.frames_multiple
 
     @property
-    def sampling(self) -> Sampler:
-        """The frames that the family's own processor would choose."""
-        return sampling_of(self.family.model_type, self.settings)
-
-    def sampling_for(self, seconds: float) -> Sampler:
-        """``sampling`` for a video of that length: GLM-4.6V looks closer at shorter ones."""
-        return sampling_of(self.family.model_type, self.settings, seconds)
+    def rule(self) -> ResizeRule:
+        """``resize`` as a decoder asks, without the device's tensors: it goes to processes."""
+        return _Rule(self._kind, bool(self.settings["do_resize"]))
 
     def resize(self, width: int, height: int, num_frames: int) -> Resize:
         """How a decoder brings the frames of a video to size.
@@ -155,11 +166,7 @@ class Pixels:
         Raises:
             ShapeError: the family refuses the aspect, or ``num_frames`` is below 1.
         """
-        if num_frames < 1:
-            raise ShapeError(f"a video has at least one frame, got {num_frames}: sample some")
-        if not self.settings["do_resize"]:
-            return Resize(mode="none")
-        return self._kind.resize(height, width, num_frames)
+        return self.rule(height, width, num_frames)
 
     def grid(self, width: int, height: int, num_frames: int) -> Grid:
         """Of the tokens of a whole video, known before any frame is decoded.
@@ -173,8 +180,21 @@ class Pixels:
             ShapeError: as ``resize``.
         """
         size = target_size(height, width, self.resize(width, height, num_frames))
+        return self.sized_grid(num_frames, *size)
+
+    def sized_grid(self, num_frames: int, height: int, width: int) -> Grid:
+        """Of the tokens of frames that have their size already.
+
+        Raises:
+            ShapeError: they cannot be cut up.
+        """
         steps = -(-num_frames // self.frames_multiple)
-        return Grid(steps, *self._kind.cells(*self._kind.finished(*size)))
+        return Grid(steps, *self._kind.cells(*self._kind.finished(height, width)))
+
+    def times(self, frames: Frames) -> tuple[Tensor, Tensor]:
+        """[t, 2] float32 seconds of each tubelet and [t, k] float64 times of its frames."""
+        k = self.frames_multiple
+        return _spans(frames, k), pad_frames(frames.pts_s, k).view(-1, k)
 
     def prepare(self, frames: Frames) -> Prepared:
         """What the model takes for one chunk, and what its tokens will be.
@@ -197,13 +217,13 @@ class Pixels:
             )
         data = self._kind.finish(frames.data)
         cells = self._kind.cells(data.shape[2], data.shape[3])
-        pixels_TCHW = self._normalize(pad_frames(data, k).to(self._device))
+        pixels_TCHW = self.normalize(pad_frames(data, k).to(self._device))
         inputs = self._kind.inputs(pixels_TCHW)
-        pts_s = pad_frames(frames.pts_s, k).view(-1, k)
+        spans, pts_s = self.times(frames)
         return Prepared(
             inputs={name: self._place(value) for name, value in inputs.items()},
             grid=Grid(len(pts_s), *cells),
-            spans=_spans(frames, k),
+            spans=spans,
             pts_s=pts_s,
             first_t=frames.first_index // k,
         )

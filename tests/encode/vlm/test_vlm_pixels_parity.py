@@ -15,7 +15,8 @@ import pytest
 import torch
 from llm.pixel_cases import FILES, clip, pixels_of, sized, write
 
-from vidcomp.llm.pixels.settings import DEFAULTS
+from vidcomp.encode.vlm.pixels.settings import DEFAULTS
+from vidcomp.llm.sampling import sampling_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 _library: list[torch.library.Library] = []  # operators live as long as this does
@@ -166,7 +167,7 @@ def _picks(name: str, folder: Path, total: int, rate: float, **asked: Any) -> tu
     seconds = total / rate
     pts_s = torch.arange(total, dtype=torch.float64) / rate
     timeline = Timeline(pts_s=pts_s, end_s=seconds, is_key=torch.ones(total, dtype=bool))
-    ours = pixels_of(name, write(name, folder)).sampling_for(seconds)(timeline).indices
+    ours = sampling_of(pixels_of(name, write(name, folder)))(timeline).indices
     meta = VideoMetadata(total_num_frames=total, fps=rate, duration=seconds)
     theirs = _original(name, folder).sample_frames(meta, **asked)
     return ours, torch.as_tensor(list(theirs))

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vidcomp.errors import ShapeError
-from vidcomp.llm.pixels.sizes import (
+from vidcomp.encode.vlm.pixels.sizes import (
     Bounds,
     fitting_size,
     in_area,
@@ -14,6 +13,7 @@ from vidcomp.llm.pixels.sizes import (
     smart_size,
     volume_size,
 )
+from vidcomp.errors import ShapeError
 
 sides = st.integers(1, 3000)
 units = st.sampled_from([8, 28, 32, 48])

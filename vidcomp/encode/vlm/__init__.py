@@ -1,0 +1,1 @@
+"""The encoders that video language models bring along: families, pixels, tokens on their grid."""
