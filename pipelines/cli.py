@@ -12,6 +12,7 @@ import click
 
 from vidcomp import __version__
 
+from .evaluate_command import evaluate
 from .options import BudgetsCommand, chosen, common, recipe_options
 
 __all__ = ["main"]
@@ -300,6 +301,49 @@ def cache_export(**options: Any) -> int:
     return export_cache(options["cache"], options["keys"], options["patterns"], options)
 
 
+@main.command(context_settings=_CONTEXT)
+@click.option("--model", required=True, help="Folder or hub id of a video language model.")
+@click.option("--name", help="What clients call it.  [default: the folder's name]")
+@click.option("--videos", type=click.Path(), help="Folder of videos that clients may name.")
+@click.option("--data", type=click.Path(), help="Folder that keeps uploads and tokens.")
+@click.option("--budget", default="1024", show_default=True, metavar="N|P%", help="For a video.")
+@click.option(
+    "--method",
+    default="evs",
+    show_default=True,
+    metavar="NAME",
+    help="Compressor of videos for which clients name none; none: all tokens.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--allow-host", multiple=True, help="Another name that the server goes by.")
+@click.option("--token-file", type=click.Path(), help="File with the token that clients must send.")
+@click.option("--allow-fetch", is_flag=True, help="Fetch videos that clients give links of.")
+@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--max-upload-mb", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--max-stored-mb", type=click.IntRange(min=1), default=20480, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=1024, show_default=True)
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Most that wait."
+)
+@click.option("--connections", type=click.IntRange(min=1), default=512, show_default=True)
+@common
+def serve(**options: Any) -> int:
+    """Answer questions about videos over HTTP, as OpenAI's interface does, with a page to chat.
+
+    A video is uploaded or named, compressed once, and read once for all questions about it.
+    """
+    from .serve.command import run_serve
+
+    return run_serve(options)
+
+
 @main.command("list", context_settings=_CONTEXT)
 @click.argument(
     "kind",
@@ -333,6 +377,9 @@ def errors(**options: Any) -> int:
     from .cache import list_errors
 
     return list_errors(options["folder"], as_json=options["as_json"])
+
+
+main.add_command(evaluate)
 
 
 if __name__ == "__main__":
