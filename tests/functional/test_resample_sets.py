@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.errors import ShapeError
+from vidcomp.functional import resample_sets as module
 from vidcomp.functional.merge import resample
 from vidcomp.functional.resample_sets import resample_sets
+from vidcomp.functional.set_sources import SetSources
 from vidcomp.types import Grid, VideoTokens
 
 
@@ -94,3 +96,74 @@ def test_integer_extras_are_refused():
     video = dense(Grid(1, 1, 2), torch.Generator(), extras={"ids": torch.arange(2)})
     with pytest.raises(ShapeError, match="ids"):
         resample_sets(video, torch.tensor([[0, 1]]), torch.full((1, 1, 2), 0.5), torch.zeros(1, 3))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(["dense", "pruned", "soft"]), st.booleans(), st.integers(0, 10_000))
+def test_new_rows_of_two_kinds_are_those_of_all_shares(kind, holes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    video = kinds(Grid(2, 2, 3), generator)[kind]
+    count = len(video) // 2
+    rows = torch.arange(2 * count).view(2, count)
+    whole = torch.rand(2, 2, count, generator=generator) + 0.01
+    width = min(2, count)
+    places = torch.stack(
+        [torch.randperm(count, generator=generator)[:width].sort().values for _ in range(2 * 3)]
+    ).view(2, 3, width)
+    few = torch.rand(2, 3, width, generator=generator) + 0.01
+    if holes and width == 2:
+        places[0, 1, 0], few[0, 1, 0] = -1, 0
+    whole, few = (x / x.sum(dim=2, keepdim=True) for x in (whole, few))
+    spread = torch.zeros(2, 3, count).scatter_add_(2, places.clamp(min=0), few)
+    tokens = torch.randn(10, 4, generator=generator)
+    wanted = resample_sets(video, rows, torch.cat([whole, spread], dim=1), tokens)
+    found = resample_sets(video, rows, SetSources.of([(whole, None), (few, places)]), tokens)
+    for name in ("positions", "mass", "spans"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    for name, extra in wanted.extras.items():
+        torch.testing.assert_close(found.extras[name], extra)
+    assert found.weights.is_coalesced()
+    torch.testing.assert_close(found.weights.to_dense(), wanted.weights.to_dense())
+    entries = found.weights.indices()
+    ascending = entries[0] * found.weights.shape[1] + entries[1]
+    assert (ascending.diff() > 0).all()
+
+
+def test_places_of_large_provenance_are_kept_for_videos_of_the_same_size(monkeypatch):
+    monkeypatch.setattr(module, "_KEPT", (1, 1 << 24))
+    monkeypatch.setattr(module, "_last", [])
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.arange(12).view(2, 6)
+    own = torch.tensor([[[0, 1]], [[2, 4]]])
+
+    def project(places, num_new=1):
+        shares = torch.rand(2, num_new, 6, generator=draw) + 0.1
+        parts = [(shares / shares.sum(dim=2, keepdim=True), None)]
+        parts += [(torch.full((2, 1, 2), 0.5), places)] * (places is not None)
+        tokens = torch.zeros(2 * (num_new + len(parts) - 1), 3)
+        found = resample_sets(dense(Grid(2, 2, 3), draw), rows, SetSources.of(parts), tokens)
+        torch.testing.assert_close(found.weights.to_dense().sum(dim=1), torch.ones(len(tokens)))
+        return found.weights
+
+    def place_of(weights):
+        return weights.indices().data_ptr()
+
+    first = project(own)
+    assert place_of(project(own)) == place_of(first)
+    other = project(own + 1)
+    assert place_of(other) != place_of(first)
+    assert (other.to_dense()[1] > 0).nonzero().squeeze(1).tolist() == [1, 2]
+    assert place_of(project(None)) != place_of(other)
+    assert project(None, num_new=3).shape == (6, 12)
+
+
+def test_a_large_set_is_mixed_piece_by_piece(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    video = dense(Grid(2, 2, 3), draw)
+    shares = torch.rand(1, 5, 12, generator=draw)
+    inputs = video, torch.arange(12)[None], shares / shares.sum(dim=2, keepdim=True)
+    whole = resample_sets(*inputs, torch.zeros(5, 3))
+    monkeypatch.setattr(module, "_PIECE", 24)
+    pieces = resample_sets(*inputs, torch.zeros(5, 3))
+    torch.testing.assert_close(pieces.positions, whole.positions)
+    torch.testing.assert_close(pieces.mass, whole.mass)

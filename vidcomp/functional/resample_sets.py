@@ -1,8 +1,10 @@
 """What ``resample`` gives where the new rows are made from sets of old ones, by dense products.
 
-Legend: R rows of a video, C sets, N rows of the largest set, K new rows of a set, D features.
+Legend: R rows of a video, C sets, N rows of the largest set, K new rows of a set (of a kind in a
+kind), W old rows that each takes from, L shares of a set, F features of all that is mixed.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,13 +14,23 @@ from vidcomp.functional.geometry import is_dense
 from vidcomp.functional.merge import float_rows
 from vidcomp.functional.provenance import compose, patch_weights
 from vidcomp.functional.reduce import wide
+from vidcomp.functional.set_sources import SetSources
 from vidcomp.types import VideoTokens
 
 __all__ = ["resample_sets"]
 
+_AT_ONCE, _PIECE = 1 << 20, 1 << 17
+"""Shares of which a processor mixes so many sets in one go, and so many of a larger set: more would
+leave its caches."""
+_KEPT = 1 << 16, 1 << 24
+"""Entries of a provenance from which on, and up to which, its places are kept for the next video:
+fewer are made at once, more (256 MiB) are too large to keep."""
+_Places = tuple[Tensor, Tensor | None]
+_last: list[tuple[tuple[Tensor, ...], _Places]] = []
+
 
 def resample_sets(
-    video: VideoTokens, rows_CN: Tensor, shares_CKN: Tensor, tokens: Tensor
+    video: VideoTokens, rows_CN: Tensor, sources: Tensor | SetSources, tokens: Tensor
 ) -> VideoTokens:
     """``resample`` for new rows that take from the rows of one set each.
 
@@ -28,33 +40,70 @@ def resample_sets(
         video: R tokens.
         rows_CN: int64 rows of each set, ascending; -1 fills up short sets at their ends.  A row is
             in one set at most, and no set is empty.
-        shares_CKN: what each new row takes from each row of its set: not negative, 0 where there is
-            no row, and 1 together.
+        sources: what each new row takes from each row of its set, [C, K, N] or by kinds of new
+            rows: not negative, 0 where there is no row, and 1 together.
         tokens: [C * K, D] made from the sets.
 
     Raises:
         ShapeError: integer extras.
     """
-    (c, k, _), index_CN = shares_CKN.shape, rows_CN.clamp(min=0)
-    share_CKN = wide(shares_CKN.detach())
-
-    def mix(x_RD: Tensor) -> Tensor:
-        mixed_CKD = share_CKN @ wide(x_RD.flatten(1) if x_RD.ndim > 1 else x_RD[:, None])[index_CN]
-        return mixed_CKD.to(x_RD.dtype).reshape(c * k, *x_RD.shape[1:])
-
-    taken_CN = share_CKN.sum(dim=1)
-    # A row that nothing is taken from gives its mass to none; 1 keeps its quotient finite.
-    each_CN = wide(video.mass)[index_CN] / torch.where(taken_CN > 0, taken_CN, 1)
+    if isinstance(sources, Tensor):
+        sources = SetSources.of([(sources, None)])
+    sources = replace(sources, values=sources.values.detach())
+    extras = {name: float_rows(name, value) for name, value in video.extras.items()}
+    mixed = [video.positions, *extras.values(), video.mass]
+    parts = _mixed(rows_CN, sources, [x.flatten(1) if x.ndim > 1 else x[:, None] for x in mixed])
+    positions, *others, mass = (
+        part.to(x.dtype).reshape(-1, *x.shape[1:]) for part, x in zip(parts, mixed, strict=True)
+    )
     return replace(
         video,
         tokens=tokens,
-        positions=mix(video.positions),
-        spans=_spans(video, rows_CN).repeat_interleave(k, dim=0),
-        mass=(share_CKN @ each_CN[..., None]).flatten().float(),
+        positions=positions,
+        spans=_spans(video, rows_CN).repeat_interleave(sources.num_new, dim=0),
+        mass=mass,
         assign=None,
-        weights=_weights(video, rows_CN, shares_CKN.detach()),
-        extras={name: mix(float_rows(name, value)) for name, value in video.extras.items()},
+        weights=_weights(video, rows_CN, sources),
+        extras=dict(zip(extras, others, strict=True)),
     )
+
+
+def _mixed(rows_CN: Tensor, sources: SetSources, columns: Sequence[Tensor]) -> list[Tensor]:
+    """[C, K, f] mixtures of each of the columns [R, f], the last of which, mass, is shared out."""
+    x_RF = torch.cat([wide(x) for x in columns], dim=1)
+    sets, shares = sources.values.shape
+    step = min(sets, max(1, _AT_ONCE // shares)) if rows_CN.device.type == "cpu" else sets
+    counts = [min(step, sets - first) for first in range(0, sets, step)]
+    some = zip(torch.split(rows_CN, counts), sources.split(counts), strict=True)
+    mixed_CKF = torch.cat([_mixed_sets(x_RF[rows.clamp(min=0)], own.parts()) for rows, own in some])
+    return list(torch.split(mixed_CKF, [x.shape[1] for x in columns], dim=2))
+
+
+def _mixed_sets(x_CNF: Tensor, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """[C, K, F] mixtures of some sets, by the shares and places of each kind of new rows."""
+    taken_CN = x_CNF.new_zeros(x_CNF.shape[:2])
+    for share_CKW, places in parts:
+        if places is None:
+            taken_CN += share_CKW.sum(dim=1)
+        else:
+            taken_CN.scatter_add_(1, places.clamp(min=0).flatten(1), wide(share_CKW.flatten(1)))
+    # A row that nothing is taken from gives its mass to none; 1 keeps its quotient finite.
+    x_CNF[..., -1] /= torch.where(taken_CN > 0, taken_CN, 1)
+    return torch.cat([_read(x_CNF, *part) for part in parts], dim=1)
+
+
+def _read(x_CNF: Tensor, share_CKW: Tensor, places_CKW: Tensor | None) -> Tensor:
+    """[C, K, F] of one kind."""
+    (sets, new, old), x_CFN = share_CKW.shape, x_CNF.transpose(1, 2).contiguous()
+    if places_CKW is None:
+        # One large set piece by piece: what is twice as wide would not fit into the caches.
+        step = max(1, _PIECE // old) if sets == 1 and share_CKW.is_cpu else new
+        pieces = [
+            x_CFN @ wide(piece).transpose(1, 2) for piece in torch.split(share_CKW, step, dim=1)
+        ]
+        return torch.cat(pieces, dim=2).transpose(1, 2)
+    at = torch.arange(sets, device=x_CNF.device)[:, None, None]
+    return (wide(share_CKW)[:, :, None] @ x_CNF[at, places_CKW.clamp(min=0)]).squeeze(2)
 
 
 def _spans(video: VideoTokens, rows_CN: Tensor) -> Tensor:
@@ -66,25 +115,63 @@ def _spans(video: VideoTokens, rows_CN: Tensor) -> Tensor:
     return torch.stack([start_C, stop_C], dim=1)
 
 
-def _weights(video: VideoTokens, rows_CN: Tensor, shares_CKN: Tensor) -> Tensor | None:
+def _weights(video: VideoTokens, rows_CN: Tensor, sources: SetSources) -> Tensor | None:
     """Sparse [C * K, P] provenance of the new rows, if the old ones have any."""
     old = patch_weights(video) if not is_dense(video) else None
     if old is None and video.assign is None:
         return None
-    c, k, n = shares_CKN.shape
-    new_CK1 = torch.arange(c * k, device=rows_CN.device).view(c, k, 1)
-    both = torch.stack([new_CK1.expand(c, k, n), rows_CN[:, None].expand(c, k, n)])
-    index_2E, value_E = both.flatten(1), shares_CKN.flatten()
-    if not bool((rows_CN >= 0).all()):
-        real_E = index_2E[1] >= 0
-        index_2E, value_E = index_2E[:, real_E], value_E[real_E]
+    num_new, value_E = len(rows_CN) * sources.num_new, sources.values.flatten()
+    index_2E, real_E = _kept_places(rows_CN, sources)
+    if real_E is not None:
+        value_E = value_E[real_E]
     if old is None:
         # New rows ascend, and the rows of a set do: nothing needs to be sorted.
         return torch.sparse_coo_tensor(
             index_2E,
             value_E.float(),
-            (c * k, len(video)),
+            (num_new, len(video)),
             check_invariants=False,
             is_coalesced=True,
         )
-    return compose(old, index_2E[0], index_2E[1], value_E, c * k)
+    return compose(old, index_2E[0], index_2E[1], value_E, num_new)
+
+
+def _kept_places(rows_CN: Tensor, sources: SetSources) -> _Places:
+    """``_places``, those of the last video if they are many and the same: to ask the system for so
+    much memory takes longer than all else about provenance.
+    """
+    entries = sources.values.numel()
+    if rows_CN.device.type != "cpu" or not _KEPT[0] <= entries <= _KEPT[1]:
+        return _places(rows_CN, sources)
+    sizes = torch.tensor([kind[:2] for kind in sources.kinds])
+    key = (sizes, rows_CN, *(k.places for k in sources.kinds if k.places is not None))
+    for known, places in _last:
+        if len(known) == len(key) and all(map(torch.equal, known, key)):
+            return places
+    _last.clear()
+    places = _places(rows_CN, sources)
+    _last.append((tuple(x.clone() for x in key), places))
+    return places
+
+
+def _places(rows_CN: Tensor, sources: SetSources) -> _Places:
+    """[2, E] int64 new and old row of every share, and [C * L] bool which shares have an old row;
+    ``None``: all.
+    """
+    c, counts = len(rows_CN), [kind.num_new for kind in sources.kinds]
+    index_2CL = rows_CN.new_empty(2, *sources.values.shape)
+    new_CK = torch.arange(c * sources.num_new, device=rows_CN.device).view(c, -1)
+    for (part_CKW, _), own_CK in zip(
+        sources.parts(index_2CL[0]), torch.split(new_CK, counts, dim=1), strict=True
+    ):
+        part_CKW.copy_(own_CK[..., None])
+    for part_CKW, places in sources.parts(index_2CL[1]):
+        part_CKW.copy_(rows_CN[:, None] if places is None else _rows_at(rows_CN, places))
+    index_2E = index_2CL.flatten(1)
+    real_E = index_2E[1] >= 0
+    return (index_2E, None) if bool(real_E.all()) else (index_2E[:, real_E], real_E)
+
+
+def _rows_at(rows_CN: Tensor, places_CKW: Tensor) -> Tensor:
+    rows_CE = rows_CN.gather(1, places_CKW.clamp(min=0).flatten(1))
+    return rows_CE.view(places_CKW.shape).masked_fill(places_CKW < 0, -1)

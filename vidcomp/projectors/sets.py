@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.resample_sets import resample_sets
+from vidcomp.functional.set_sources import SetSources
 from vidcomp.projectors.base import Projector
 from vidcomp.projectors.blocks import end_to_end, untraced
 from vidcomp.types import Grid, Query, VideoTokens
@@ -100,25 +100,25 @@ class RowSets:
 
     @untraced
     def videos(
-        self, videos: Sequence[VideoTokens], tokens_BKD: Tensor, sources_BKN: Tensor
+        self, videos: Sequence[VideoTokens], tokens_BKD: Tensor, sources: SetSources
     ) -> list[VideoTokens]:
         """Set after set, the K tokens of each, as new rows of their videos.
 
         Args:
             videos: those whose rows were grouped.
             tokens_BKD: what was made of each set.
-            sources_BKN: float32, share of every row of the set in each token; rows sum to 1.
+            sources: share of the rows of the set in each token.
         """
         results, first_row = [], 0
-        for video, tokens, sources, rows in zip(
+        for video, tokens, own_sources, rows in zip(
             videos,
             torch.split(tokens_BKD, self.counts),
-            torch.split(sources_BKN, self.counts),
+            sources.split(self.counts),
             torch.split(self.rows, self.counts),
             strict=True,
         ):
             own = torch.where(rows < 0, rows, rows - first_row)
-            results.append(resample_sets(video, own, sources, tokens.flatten(0, 1)))
+            results.append(resample_sets(video, own, own_sources, tokens.flatten(0, 1)))
             first_row += len(video)
         return results
 
@@ -155,9 +155,10 @@ class SetwiseProjector(Projector):
     """
 
     @abstractmethod
-    def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
+    def read(self, clips: ClipSets) -> tuple[Tensor, Tensor | SetSources]:
         """[B, K, E] what the latents of each clip became, and [B, K, N] float32 shares of the rows
-        in what each latent read (rows sum to 1, 0 where there is no row).
+        in what each latent read (rows sum to 1, 0 where there is no row); as ``SetSources`` if some
+        latents read few of the rows.
         """
 
     @property
@@ -270,14 +271,14 @@ class SetwiseProjector(Projector):
 
 
 def _together(
-    found: Sequence[tuple[Tensor, Tensor]],
+    found: Sequence[tuple[Tensor, Tensor | SetSources]],
     passes: Sequence[tuple[Tensor, RowSets]],
     length: int,
-) -> tuple[Tensor, Tensor]:
-    """[B, K, E] tokens and [B, K, N] sources of all sets in order, N being ``length``."""
+) -> tuple[Tensor, SetSources]:
+    """[B, K, E] tokens and the sources of all sets in order, the largest being of ``length``."""
+    tokens = [part for part, _ in found]
+    sources = [x if isinstance(x, SetSources) else SetSources.of([(x, None)]) for _, x in found]
     if len(found) == 1:
-        return found[0]
-    tokens, sources = zip(*found, strict=True)
+        return tokens[0], sources[0]
     back_B = torch.cat([index for index, _ in passes]).argsort().to(tokens[0].device)
-    filled = [pad(part, (0, length - part.shape[2])) for part in sources]
-    return torch.cat(tokens)[back_B], torch.cat(filled)[back_B]
+    return torch.cat(tokens)[back_B], SetSources.together(sources, back_B, length)
