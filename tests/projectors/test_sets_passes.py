@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from projector_cases import dense
 
-from vidcomp.projectors import sets
+from vidcomp.projectors import attention, sets
 from vidcomp.projectors.attention import attend, attend_with_shares, attention_shares
 from vidcomp.projectors.sets import RowSets
 from vidcomp.registry import PROJECTORS
@@ -96,3 +96,32 @@ def test_one_attention_reads_the_values_of_all_sets():
     read, shares = attend_with_shares(query, key, value, heads=2)
     torch.testing.assert_close(read, attend(query, key, value, heads=2))
     assert shares.shape == (1, 5, 7)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("piece", [1, 30, 100, 10_000])
+def test_attention_in_pieces_is_that_of_one_go(monkeypatch, masked, piece):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 5, 8, generator=generator)
+    key, value = (torch.randn(3, 7, 4, generator=generator) for _ in range(2))
+    mask = torch.rand(3, 7, generator=generator) < 0.7
+    mask[:, 0] = True
+    inputs, kinds = (query, key, value, mask if masked else None), {"heads": 4, "key_heads": 2}
+    whole, wanted = attend_with_shares(*inputs, **kinds)
+    monkeypatch.setattr(attention, "_PIECE", piece)
+    room = torch.full((3, 6, 7), -1.0)
+    with torch.no_grad():
+        read, shares = attend_with_shares(*inputs, **kinds, out=room[:, :5])
+    torch.testing.assert_close(read, whole)
+    torch.testing.assert_close(shares, wanted)
+    assert torch.equal(room[:, :5], shares)
+    assert (room[:, 5:] == -1).all()
+
+
+def test_one_attention_for_all_sets_has_one_set_of_shares():
+    query, key, value = torch.randn(1, 2, 4), torch.randn(1, 3, 4), torch.randn(5, 3, 4)
+    wanted = attend_with_shares(query, key, value, heads=2)
+    with torch.no_grad():
+        found = attend_with_shares(query, key, value, heads=2)
+    assert found[1].shape == (1, 2, 3)
+    torch.testing.assert_close(found, wanted)

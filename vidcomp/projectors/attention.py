@@ -4,6 +4,8 @@ Legend: B sets, K queries, N keys, S sources (the first of the keys), D and E fe
 together, H heads, G heads of keys (H is a multiple of G).
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -19,6 +21,8 @@ __all__ = [
 
 LEAST_SHARE = 1e-35
 """Of a row that next to nothing is read from: with 0 its mass would be lost."""
+_PIECE = 1 << 18
+"""Entries of the attention that are made at once on a processor where none needs to be kept."""
 _LEAST_TOTAL = 1e-20
 """Share of all keys together below which shares of these are made in logarithms."""
 
@@ -70,8 +74,12 @@ def attend_with_shares(
     key_heads: int | None = None,
     scale: float | None = None,
     num_sources: int | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What ``attend`` and ``attention_shares`` give, with the attention made once if it can be."""
+    """What ``attend`` and ``attention_shares`` give, with the attention made once if it can be.
+
+    The shares are written into ``out``, if there is one.
+    """
     groups = heads if key_heads is None else key_heads
     wide = value_BNE.dtype in (torch.float32, torch.float64)
     if not (wide and value_BNE.is_cpu) or torch.compiler.is_compiling():
@@ -86,18 +94,22 @@ def attend_with_shares(
             num_sources=num_sources,
         )
         inputs = query_BKD, key_BND, value_BNE, mask_BN
-        return attend(*inputs, heads=heads, key_heads=groups, scale=scale), shares
+        read = attend(*inputs, heads=heads, key_heads=groups, scale=scale)
+        return read, shares if out is None else out.copy_(shares)
+    alone = max(len(query_BKD), len(key_BND)) == len(value_BNE)
+    if alone and num_sources is None and not torch.is_grad_enabled():
+        return _in_pieces(query_BKD, key_BND, value_BNE, mask_BN, heads, groups, scale, out)
     logits_BHKN = _logits(query_BKD, key_BND, mask_BN, heads, groups, scale)
     attention_BHKN = logits_BHKN.softmax(dim=-1)
-    value_BHNE = _split(value_BNE, groups).repeat_interleave(heads // groups, dim=1)
+    value_BHNE = _for_all(_split(value_BNE, groups), heads)
     read = _mixed(attention_BHKN, value_BHNE)
     with torch.no_grad():
-        shares = attention_BHKN[..., :num_sources].mean(dim=1)
+        shares = _over_heads(attention_BHKN[..., :num_sources])
         if num_sources is not None:
             total = shares.sum(dim=-1, keepdim=True)
             certain = bool((total > _LEAST_TOTAL).all())
             shares = shares / total if certain else _shares_of_some(logits_BHKN, num_sources)
-        return read, _floored(shares, mask_BN)
+        return read, _floored(shares, mask_BN, out)
 
 
 @torch.no_grad()
@@ -119,7 +131,7 @@ def attention_shares(
     groups = heads if key_heads is None else key_heads
     logits = _logits(query_BKD.float(), key_BND.float(), mask_BN, heads, groups, scale)
     if num_sources is None:
-        return _floored(logits.softmax(dim=-1).mean(dim=1), mask_BN)
+        return _floored(_over_heads(logits.softmax(dim=-1)), mask_BN)
     return _floored(_shares_of_some(logits, num_sources), mask_BN)
 
 
@@ -248,12 +260,42 @@ def _logits(
 ) -> Tensor:
     """[B, H, K, N] scaled products, minus infinity where no key is."""
     query_BHKD = _split(query_BKD, heads)
-    key_BHND = _split(key_BND, groups).repeat_interleave(heads // groups, dim=1)
+    key_BHND = _for_all(_split(key_BND, groups), heads)
     scale = query_BHKD.shape[-1] ** -0.5 if scale is None else scale
     logits_BHKN = (query_BHKD * scale) @ key_BHND.transpose(-1, -2)
     if mask_BN is None:
         return logits_BHKN
     return logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
+
+
+def _in_pieces(
+    query_BKD: Tensor,
+    key_BND: Tensor,
+    value_BNE: Tensor,
+    mask_BN: Tensor | None,
+    heads: int,
+    groups: int,
+    scale: float | None,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """What is read, and the shares of all keys, by pieces of the attention that fit into the
+    caches of a processor.
+    """
+    (b, n, _), k = value_BNE.shape, query_BKD.shape[1]
+    shares_BKN = value_BNE.new_empty(b, k, n, dtype=torch.float32) if out is None else out
+    read_BKE = value_BNE.new_empty(b, k, heads * (value_BNE.shape[2] // groups))
+    sets = max(1, _PIECE // (heads * k * n))
+    queries = max(1, _PIECE // (heads * n)) if sets == 1 else k
+    for first, start in product(range(0, b, sets), range(0, k, queries)):
+        own, some = slice(first, first + sets), slice(start, start + queries)
+        query = query_BKD[own if len(query_BKD) > 1 else slice(None), some]
+        key = key_BND[own if len(key_BND) > 1 else slice(None)]
+        mask = None if mask_BN is None else mask_BN[own]
+        attention = _logits(query, key, mask, heads, groups, scale).softmax(dim=-1)
+        value_BHNE = _for_all(_split(value_BNE[own], groups), heads)
+        read_BKE[own, some] = _mixed(attention, value_BHNE)
+        _floored(_over_heads(attention), mask, shares_BKN[own, some])
+    return read_BKE, shares_BKN
 
 
 def _mixed(attention_BHKN: Tensor, value_BHNE: Tensor) -> Tensor:
@@ -266,6 +308,10 @@ def _mixed(attention_BHKN: Tensor, value_BHNE: Tensor) -> Tensor:
     return out_HKBE.permute(2, 1, 0, 3).flatten(2)
 
 
+def _over_heads(attention_BHKN: Tensor) -> Tensor:
+    return attention_BHKN.mean(dim=1) if attention_BHKN.shape[1] > 1 else attention_BHKN[:, 0]
+
+
 def _shares_of_some(logits_BHKN: Tensor, num_sources: int) -> Tensor:
     """[B, K, S] shares of the first keys in what is read from these.
 
@@ -275,10 +321,18 @@ def _shares_of_some(logits_BHKN: Tensor, num_sources: int) -> Tensor:
     return log_BHKS.logsumexp(dim=1).softmax(dim=-1)
 
 
-def _floored(shares_BKS: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """float32 shares of at least ``LEAST_SHARE``, where keys are."""
-    shares_BKS = shares_BKS.float().clamp(min=LEAST_SHARE)
-    return shares_BKS if mask_BN is None else shares_BKS * mask_BN[:, None, : shares_BKS.shape[2]]
+def _floored(shares_BKS: Tensor, mask_BN: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """float32 shares of at least ``LEAST_SHARE``, where keys are; written into ``out``, if any."""
+    shares_BKS = torch.clamp(shares_BKS.float(), min=LEAST_SHARE, out=out)
+    return (
+        shares_BKS if mask_BN is None else shares_BKS.mul_(mask_BN[:, None, : shares_BKS.shape[2]])
+    )
+
+
+def _for_all(x_BGNE: Tensor, heads: int) -> Tensor:
+    """[B, H, N, E] heads of keys, each as often as queries read it."""
+    groups = x_BGNE.shape[1]
+    return x_BGNE if groups == heads else x_BGNE.repeat_interleave(heads // groups, dim=1)
 
 
 def _split(x_BND: Tensor, heads: int) -> Tensor:
