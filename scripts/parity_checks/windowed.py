@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from parity_checks.golden import Check, Comparison, Golden, GoldenError
@@ -86,7 +87,9 @@ def check_edgetam(golden: Golden) -> Iterator[Comparison]:
     )
     for module in projector.modules():
         if isinstance(module, GroupedAttention):
-            module.o_proj.register_forward_pre_hook(_heads_as_latents(module.heads))
+            module.o_proj.register_forward_pre_hook(
+                _heads_as_latents(module.heads, golden.setting("n1"))
+            )
     grid = Grid(len(x_BDHW), *x_BDHW.shape[2:])
     rows_ND, places_ND = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (x_BDHW, pos_BDHW))
     video = replace(video_of_grid(rows_ND, grid), extras={"given": places_ND})
@@ -96,10 +99,12 @@ def check_edgetam(golden: Golden) -> Iterator[Comparison]:
     yield Comparison("output.pos", projector.places(grid)[None], golden.output("output.pos"))
 
 
-def _heads_as_latents(heads: int) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+def _heads_as_latents(heads: int, num_global: int) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
     def moved(_: nn.Module, args: tuple[Tensor]) -> Tensor:
-        x_BKE = args[0]
-        return x_BKE.unflatten(2, (heads, -1)).transpose(1, 2).reshape(x_BKE.shape)
+        # A latent of a window is alone, where heads for latents change nothing.
+        x_BKE, alone = args[0][:, :num_global], args[0][:, num_global:]
+        mixed = x_BKE.unflatten(2, (heads, -1)).transpose(1, 2).reshape(x_BKE.shape)
+        return torch.cat([mixed, alone], dim=1)
 
     return moved
 

@@ -68,7 +68,7 @@ def test_windows_by_hand(size: int, length: int, edges: list[tuple[int, int]]) -
     assert window_edges(size, length) == edges
 
 
-def test_windows_gather_mean_and_scatter_their_own_patches_only() -> None:
+def test_windows_gather_and_mean_their_own_patches_only() -> None:
     edges = window_edges(4, 3), window_edges(5, 3)
     assert edges == ([(0, 2), (2, 4)], [(0, 3), (3, 5)])
     windows = Windows.of(*edges, 5, torch.device("cpu"))
@@ -76,11 +76,21 @@ def test_windows_gather_mean_and_scatter_their_own_patches_only() -> None:
     means = windows.means(windows.gather(x_FPD))
     expected = torch.tensor([3.5, 6.0, 13.5, 16.0])
     torch.testing.assert_close(means.view(2, 4), torch.stack([expected, expected + 20]))
-    mask = windows.masks(1)
-    assert mask is not None
-    spread = windows.scatter(mask.float(), 20)
-    assert torch.equal(spread.sum(dim=1), torch.ones(1, 20))
-    assert spread[0].sum(dim=1).tolist() == [6, 4, 6, 4]
+    own = windows.own_patches()
+    assert sorted(own[own >= 0].tolist()) == list(range(20))
+    assert (own >= 0).sum(dim=1).tolist() == [6, 4, 6, 4]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 2, 3, 1), (1, 1, 1, 4)])
+def test_windows_that_tile_a_frame_gather_what_their_patches_say(
+    shape: tuple[int, int, int, int],
+) -> None:
+    many_h, h, many_w, w = shape
+    edges = [[(i * n, i * n + n) for i in range(many)] for many, n in ((many_h, h), (many_w, w))]
+    windows = Windows.of(*edges, many_w * w, torch.device("cpu"))
+    assert windows.tiles == shape
+    x_FPD = torch.randn(2, many_h * h * many_w * w, 3)
+    torch.testing.assert_close(windows.gather(x_FPD), x_FPD[:, windows.patches].flatten(0, 1))
 
 
 @few

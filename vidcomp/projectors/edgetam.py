@@ -8,12 +8,14 @@ The original wants square frames that its windows divide; here there are as many
 frame, which overlap where they do not divide it.  With more than one head, which no checkpoint has,
 transformers (5.23) takes heads for latents behind the attention; here heads stay heads.
 
-Legend: B frames, N patches of a frame, K global latents, M windows of a frame, X = B * M windows of
-all frames, D features, E features of all heads, W patches of the largest window.
+Legend: B frames, N patches of a frame, K global latents, M windows of a frame, L = K + M latents,
+X = B * M windows of all frames, D features, E features of all heads, W patches of the largest
+window.
 """
 
 from collections.abc import Sequence
-from typing import Self, cast
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import is_dense
 from vidcomp.functional.pool import adaptive_edges
-from vidcomp.projectors.attention import GroupedAttention
+from vidcomp.functional.set_sources import SetSources, SourceKind
+from vidcomp.projectors.attention import GroupedAttention, attend, attend_with_shares
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import FrameEmbedding, untraced
+from vidcomp.projectors.blocks import FrameEmbedding, end_to_end, untraced
 from vidcomp.projectors.latents import output_layer
 from vidcomp.projectors.sets import ClipSets, SetwiseProjector
 from vidcomp.projectors.sincos import sine_hw
@@ -32,7 +35,10 @@ from vidcomp.projectors.windows import Windows
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
 
-__all__ = ["EdgeTamLayer", "EdgeTamPerceiver", "EdgeTamPerceiverConfig"]
+__all__ = ["EdgeTamLayer", "EdgeTamPerceiver", "EdgeTamPerceiverConfig", "EdgeTamScene"]
+
+_AT_ONCE = 1 << 20
+"""Entries of the attention of frames that a processor reads in one go."""
 
 
 @PROJECTORS.add("edgetam_perceiver")
@@ -103,8 +109,67 @@ class EdgeTamPerceiverConfig(ProjectorConfig):
         return EdgeTamPerceiver(self)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EdgeTamScene:
+    """Which latents read which patches of a frame, and what these are told apart by."""
+
+    num_global: int
+    """K, the latents that come first and read all patches."""
+    windows: Windows | None
+    """A latent each, after the others; ``None`` if there are none."""
+    place: Tensor | None
+    """[N, E] or [B, N, E] added to keys and values of global latents; ``None``: nothing."""
+    heads: int
+    """Of the attention."""
+
+    def read(
+        self,
+        query_BLE: Tensor,
+        key_BNE: Tensor,
+        value_BNE: Tensor,
+        shares: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """[B, L, E] what the latents of each kind read.
+
+        Args:
+            query_BLE: of all latents.
+            key_BNE: of all patches.
+            value_BNE: the same.
+            shares: [B, K, N] and [B, M, W] float32, of the kinds that there are, to write into what
+                share each patch has in what is read; ``None``: nobody wants to know.
+        """
+        found, (b, _, width) = [], query_BLE.shape
+        first, last = (None, None) if shares is None else (shares[0], shares[-1])
+        if self.num_global:
+            query_BKE, told = query_BLE[:, : self.num_global], (key_BNE, value_BNE)
+            if self.place is not None:
+                told = key_BNE + self.place, value_BNE + self.place
+            found.append(self._attend(query_BKE, *told, None, first))
+        if self.windows is not None:
+            query_X1E = query_BLE[:, self.num_global :].reshape(-1, 1, width)
+            own = self.windows.gather(key_BNE), self.windows.gather(value_BNE)
+            read_X1E = self._attend(query_X1E, *own, self.windows.masks(b), last)
+            found.append(read_X1E.reshape(b, -1, width))
+        return torch.cat(found, dim=1)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, out: Tensor | None
+    ) -> Tensor:
+        if out is None:
+            return attend(query, key, value, mask, heads=self.heads)
+        same = out if out.shape[:2] == query.shape[:2] else None
+        inputs = query, key, value, mask
+        read, shares = attend_with_shares(*inputs, heads=self.heads, out=same)
+        if same is None:
+            out.copy_(shares.view(out.shape))
+        return read
+
+
 class EdgeTamLayer(nn.Module):
-    """Latents read patches, then each other; a feed-forward follows both, and all is added."""
+    """Latents read patches, then each other; a feed-forward follows both, and all is added.
+
+    Both kinds of latents pass side by side: keys and values are made once for both.
+    """
 
     def __init__(self, config: EdgeTamPerceiverConfig) -> None:
         super().__init__()
@@ -119,34 +184,42 @@ class EdgeTamLayer(nn.Module):
 
     def forward(
         self,
-        latents_BKD: Tensor,
-        key_BND: Tensor,
-        mask_BN: Tensor | None = None,
-        place_BNE: Tensor | None = None,
+        latents_BLD: Tensor,
+        x_BND: Tensor,
+        scene: EdgeTamScene,
+        shares: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """[B, K, D] new latents; see ``GroupedAttention``."""
-        inputs = self.norm_latents(latents_BKD), self.norm_input(key_BND)
-        return self._after(latents_BKD, self.cross_attention(*inputs, mask_BN, place_BNE))
+        """[B, L, D] new latents.
 
-    def read(
-        self,
-        latents_BKD: Tensor,
-        key_BND: Tensor,
-        mask_BN: Tensor | None = None,
-        place_BNE: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """New latents, and [B, K, N] float32 shares of the patches in what each latent reads."""
-        inputs = self.norm_latents(latents_BKD), self.norm_input(key_BND)
-        read, shares = self.cross_attention.read(*inputs, mask_BN, place_BNE=place_BNE)
-        return self._after(latents_BKD, read), shares
+        Args:
+            latents_BLD: the global ones, then those of windows.
+            x_BND: patches of frames.
+            scene: which latents read which.
+            shares: see ``EdgeTamScene.read``.
+        """
+        attention, alike_BND = self.cross_attention, self.norm_input(x_BND)
+        query_BLE = attention.q_proj(self.norm_latents(latents_BLD))
+        inputs = query_BLE, attention.k_proj(alike_BND), attention.v_proj(alike_BND)
+        return self._after(latents_BLD, scene.read(*inputs, shares), scene)
 
-    def _after(self, latents: Tensor, read: Tensor) -> Tensor:
-        latents = latents + read
+    def _after(self, latents: Tensor, read_BLE: Tensor, scene: EdgeTamScene) -> Tensor:
+        latents = latents + self.cross_attention.o_proj(read_BLE)
         latents = latents + self.mlp(latents)
         alike = self.norm_self(latents)
-        latents = latents + self.self_attention(alike, alike)
+        latents = latents + self.self_attention.o_proj(self._read_each_other(alike, scene))
         out: Tensor = latents + self.self_mlp(latents)
         return out
+
+    def _read_each_other(self, alike_BLD: Tensor, scene: EdgeTamScene) -> Tensor:
+        """[B, L, E]; latents of windows read themselves alone, which takes no attention."""
+        attention, k = self.self_attention, scene.num_global
+        value_BLE: Tensor = attention.v_proj(alike_BLD)
+        if not k:
+            return value_BLE
+        first_BKD, others = alike_BLD[:, :k], value_BLE[:, k:]
+        query, key = attention.q_proj(first_BKD), attention.k_proj(first_BKD)
+        read_BKE = attend(query, key, value_BLE[:, :k], heads=scene.heads)
+        return torch.cat([read_BKE, others], dim=1)
 
 
 class EdgeTamPerceiver(SetwiseProjector):
@@ -230,45 +303,65 @@ class EdgeTamPerceiver(SetwiseProjector):
             )
         return torch.cat([video.tokens, found.to(video.tokens.dtype)], dim=1)
 
-    def read(self, clips: ClipSets) -> tuple[Tensor, Tensor]:
+    def read(self, clips: ClipSets) -> tuple[Tensor, SetSources]:
         """Both kinds of latents through the same layers; the sources are those of the last."""
-        dim, grid_hw = self.config.dim_in, _frame_size(clips)
-        x_BND = clips.rows[..., :dim]
-        if self.frame_emb is not None:
-            number_B1, count_B1 = torch.split(clips.numbers, 1, dim=1)
-            x_BND = x_BND + self.frame_emb(number_B1, count_B1)
-        x_BND = self.input(x_BND)
-        parts = []
-        if self.config.num_latents:
-            parts.append(self._read_frames(x_BND, self._positions(clips, grid_hw)))
-        if self.config.window_grid:
-            parts.append(self._read_windows(x_BND, grid_hw, self.config.window_grid))
-        latents, sources = (torch.cat(kind, dim=1) for kind in zip(*parts, strict=True))
-        return self.output(self.norm(latents)), sources
+        grid_hw = _frame_size(clips)
+        windows, frames = self._windows(grid_hw, clips.rows.device), len(clips.rows)
+        sources = self._sources(windows, clips)
+        place, tokens = self._positions(clips, grid_hw), []
+        step = self._frames_at_once(sources)
+        for first in range(0, frames, step):
+            own = slice(first, first + step)
+            scene = EdgeTamScene(
+                num_global=self.config.num_latents,
+                windows=windows,
+                place=place[own] if place is not None and place.ndim == 3 else place,
+                heads=self.config.heads,
+            )
+            x_BND = clips.rows[own, :, : self.config.dim_in]
+            if self.frame_emb is not None:
+                number_B1, count_B1 = torch.split(clips.numbers[own], 1, dim=1)
+                x_BND = x_BND + self.frame_emb(number_B1, count_B1)
+            shares = [part_BKW[own] for part_BKW, _ in sources.parts()]
+            tokens.append(self._read_frames(self.input(x_BND), scene, shares))
+        return end_to_end(tokens), sources
 
-    def _read_frames(self, x_BND: Tensor, place_BNE: Tensor | None) -> tuple[Tensor, Tensor]:
-        """[B, K, D] global latents and their sources."""
-        latents = self.latents_1d.expand(len(x_BND), -1, -1)
-        return self._through(latents, x_BND, None, place_BNE)
-
-    def _read_windows(
-        self, x_BND: Tensor, grid_hw: tuple[int, int], window_grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """[B, M, D] latents of windows and their sources."""
-        b, n, d = x_BND.shape
-        rows, columns = (adaptive_edges(*sides) for sides in zip(grid_hw, window_grid, strict=True))
-        windows = Windows.of(rows, columns, grid_hw[1], x_BND.device)
-        latents_X1D = self.latents_2d.repeat(b, 1)[:, None]
-        found = self._through(latents_X1D, windows.gather(x_BND), windows.masks(b), None)
-        latents_X1D, shares_X1W = found
-        return latents_X1D.view(b, -1, d), windows.scatter(shares_X1W, n)
-
-    def _through(
-        self, latents: Tensor, rows: Tensor, mask: Tensor | None, place: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _read_frames(self, x_BND: Tensor, scene: EdgeTamScene, shares: Sequence[Tensor]) -> Tensor:
+        """[B, L, E] tokens; the shares of the last layer are written down."""
+        names = [name for name in ("latents_1d", "latents_2d") if hasattr(self, name)]
+        latents_LD = torch.cat([getattr(self, name) for name in names])
+        latents_BLD = latents_LD.expand(len(x_BND), -1, -1)
         for layer in self.layers[:-1]:
-            latents = layer(latents, rows, mask, place)
-        return cast(EdgeTamLayer, self.layers[-1]).read(latents, rows, mask, place)
+            latents_BLD = layer(latents_BLD, x_BND, scene)
+        latents_BLD = self.layers[-1](latents_BLD, x_BND, scene, shares)
+        out: Tensor = self.output(self.norm(latents_BLD))
+        return out
+
+    @untraced
+    def _windows(self, grid_hw: tuple[int, int], device: torch.device) -> Windows | None:
+        if self.config.window_grid is None:
+            return None
+        sides = zip(grid_hw, self.config.window_grid, strict=True)
+        rows, columns = (adaptive_edges(*side) for side in sides)
+        return Windows.of(rows, columns, grid_hw[1], device)
+
+    @untraced
+    def _sources(self, windows: Windows | None, clips: ClipSets) -> SetSources:
+        """Of all frames, still without values."""
+        (frames, n, _), kinds = clips.rows.shape, []
+        if self.config.num_latents:
+            kinds.append(SourceKind(self.config.num_latents, n, None))
+        if windows is not None:
+            places_BMW = windows.own_patches().expand(frames, -1, -1)
+            kinds.append(SourceKind(places_BMW.shape[1], places_BMW.shape[2], places_BMW))
+        return SetSources.empty(kinds, frames, clips.rows.device)
+
+    def _frames_at_once(self, sources: SetSources) -> int:
+        """All, but on a processor only as many as fit into its caches."""
+        frames, shares = sources.values.shape
+        if sources.values.device.type != "cpu" or torch.compiler.is_compiling():
+            return frames
+        return max(1, _AT_ONCE // (shares * self.config.heads))
 
     def _positions(self, clips: ClipSets, grid_hw: tuple[int, int]) -> Tensor | None:
         """[B, N, E] of the patches, or of those of one frame for all."""

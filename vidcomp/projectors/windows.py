@@ -4,6 +4,7 @@ Legend: F frames, H W their patches, P = H * W, M windows of a frame, X = F * M,
 largest window, S indices and B windows along one axis, n indices of the longest, D features.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,9 @@ class Windows:
     """[M, N] int64; smaller windows repeat patches to fill up."""
     mask: Tensor | None
     """[M, N] bool, True where a patch is its window's own; ``None`` if all windows are full."""
+    tiles: tuple[int, int, int, int] | None
+    """Windows along the height, patches of each there, and both along the width, if every patch is
+    in one window of one size; else ``None``."""
 
     @classmethod
     @untraced
@@ -74,12 +78,18 @@ class Windows:
         return cls(
             patches=patches.reshape(shape).to(device),
             mask=None if bool(mask.all()) else mask.reshape(shape).to(device),
+            tiles=_tiles(rows, columns, width),
         )
 
     def gather(self, x_FPD: Tensor) -> Tensor:
         """[X, N, D] the patches of every window of every frame."""
+        f, p, d = x_FPD.shape
+        if self.tiles is not None and p == math.prod(self.tiles):
+            # Other than rows by number, this has a gradient that adds nothing up.
+            tiles = x_FPD.reshape(f, *self.tiles, d).transpose(2, 3)
+            return tiles.reshape(-1, self.patches.shape[1], d)
         rows = x_FPD.index_select(1, self.patches.flatten())
-        return rows.view(-1, self.patches.shape[1], x_FPD.shape[2])
+        return rows.view(-1, self.patches.shape[1], d)
 
     def masks(self, num_frames: int) -> Tensor | None:
         """[X, N] bool which of the gathered patches count; ``None``: all."""
@@ -93,13 +103,20 @@ class Windows:
         share_XN = share_MN.to(x_XND.dtype).repeat(len(x_XND) // len(share_MN), 1)
         return share_XN[:, None] @ x_XND
 
-    @untraced
-    def scatter(self, shares_XN: Tensor, num_patches: int) -> Tensor:
-        """[F, M, P] shares of the patches of each window as shares of all patches of its frame."""
-        windows, size = self.patches.shape
-        shares_FMN = shares_XN.view(-1, windows, size)
-        spread = shares_FMN.new_zeros(len(shares_FMN), windows, num_patches)
-        return spread.scatter_add_(2, self.patches.expand_as(shares_FMN), shares_FMN)
+    def own_patches(self) -> Tensor:
+        """[M, N] int64, ascending; -1 where smaller windows have none."""
+        return self.patches if self.mask is None else self.patches.masked_fill(~self.mask, -1)
+
+
+def _tiles(rows: Edges, columns: Edges, width: int) -> tuple[int, int, int, int] | None:
+    tiles = []
+    for edges in (rows, columns):
+        length = edges[0][1]
+        if list(edges) != [(i * length, (i + 1) * length) for i in range(len(edges))]:
+            return None
+        tiles += [len(edges), length]
+    many_h, h, many_w, w = tiles
+    return (many_h, h, many_w, w) if many_w * w == width else None
 
 
 def _filled_up(edges: Edges) -> tuple[Tensor, Tensor]:
