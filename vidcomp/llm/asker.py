@@ -18,7 +18,10 @@ from vidcomp.llm.session import Answer, letter_scores, pieces
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
 
-__all__ = ["Asked", "Asker", "Counted", "load_parts"]
+__all__ = ["MOST_NEW", "Asked", "Asker", "Counted", "load_parts"]
+
+MOST_NEW = 256
+"""Tokens of an answer, where neither settings nor the checkpoint say how many."""
 
 Asked = tuple[str | Sequence[Message], Sequence[VideoTokens]]
 """A question, or turns of a conversation, and the videos in it."""
@@ -88,6 +91,10 @@ class Asker(ABC, Generic[Prompt]):
             inputs: of ``inputs``.
             settings: of transformers' GenerationConfig.
         """
+        limits = ("max_new_tokens", "max_length", "generation_config")
+        own = self.model.generation_config
+        if not any(name in settings for name in limits) and own.max_new_tokens is None:
+            settings = {**settings, "max_new_tokens": MOST_NEW}  # 20 is transformers' own
         out = self.model.generate(**inputs, **settings)
         ends = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
         return [_up_to(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].cpu()]

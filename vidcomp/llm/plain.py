@@ -22,7 +22,7 @@ from vidcomp.functional.geometry import frame_numbers
 from vidcomp.llm.asker import Asker, load_parts
 from vidcomp.llm.chat import Chat
 from vidcomp.llm.text import Message, times_of
-from vidcomp.types import Query, VideoTokens
+from vidcomp.types import Query, TokenBatch, VideoTokens
 
 if TYPE_CHECKING:
     from vidcomp.llm.plain_session import PlainSession
@@ -142,13 +142,24 @@ class PlainLLM(Asker[PlainPrompt]):
             ShapeError: tokens of another width.
             ConfigError: the projector reads a question, and there is no way to give it one.
         """
+        return self.project_all(videos, [question] * len(videos))
+
+    def project_all(
+        self, videos: Sequence[VideoTokens], questions: Sequence[str | None]
+    ) -> list[VideoTokens]:
+        """``project`` in one pass, with a question for each video."""
         if self.projector is None:
             for video in videos:
                 self._check_width(video)
             return list(videos)
-        query = self._query(question)
         device = next((p.device for p in self.projector.parameters()), self.model.device)
-        return [self.projector(video.to(device), query=query) for video in videos]
+        moved = [video.to(device) for video in videos]
+        queries = [self._query(question) for question in questions]
+        if len(moved) < 2:
+            pairs = zip(moved, queries, strict=True)
+            return [self.projector(video, query=query) for video, query in pairs]
+        asked = [query for query in queries if query is not None]
+        return list(self.projector(TokenBatch.pack(moved), query=asked or None))
 
     def prompt(
         self, messages: str | Sequence[Message], videos: Sequence[VideoTokens]
