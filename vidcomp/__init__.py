@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
+    "ask": "vidcomp.api",
     "compress": "vidcomp.compress",  # a package that can be called
     "compressor": "vidcomp.api",
     "encoder": "vidcomp.api",
@@ -23,6 +24,8 @@ _PLACES = {
     "read_frames": "vidcomp.sample.decode",
     "stream_frames": "vidcomp.sample.decode",
     "probe": "vidcomp.sample.decode.probe",
+    "Clip": "vidcomp.llm.model",
+    "VideoLLM": "vidcomp.llm.model",
     "open_cache": "vidcomp.store",
     "Frames": "vidcomp.types",
     "Grid": "vidcomp.types",
@@ -36,6 +39,7 @@ _PLACES = {
 __all__ = ["__version__", *sorted(_PLACES)]
 
 if TYPE_CHECKING:
+    from vidcomp.api import ask as ask
     from vidcomp.api import compress as compress
     from vidcomp.api import compressor as compressor
     from vidcomp.api import encoder as encoder
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from vidcomp.config import Stage as Stage
     from vidcomp.config import load_recipe as load_recipe
     from vidcomp.functional.resize import Resize as Resize
+    from vidcomp.llm.model import Clip as Clip
+    from vidcomp.llm.model import VideoLLM as VideoLLM
     from vidcomp.sample.decode import read_frames as read_frames
     from vidcomp.sample.decode import stream_frames as stream_frames
     from vidcomp.sample.decode.probe import probe as probe

@@ -15,6 +15,7 @@ from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.errors import ConfigError
 from vidcomp.functional.resize import Resize
+from vidcomp.llm.asking import ask
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Gathered",
     "Prepared",
+    "ask",
     "compress",
     "compressor",
     "encode_stream",

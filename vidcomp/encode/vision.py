@@ -97,7 +97,7 @@ def load_tower(checkpoint: Checkpoint, dtype: torch.dtype, *, needs_head: bool =
 
 def load_model(
     checkpoint: Checkpoint,
-    dtype: torch.dtype,
+    dtype: torch.dtype | str,
     *,
     find: Callable[[Any, Checkpoint], tuple[Any, Any]],
     may_lack: Callable[[str], bool],
@@ -107,7 +107,7 @@ def load_model(
 
     Args:
         checkpoint: with config.json.
-        dtype: type of the weights and of the computation.
+        dtype: type of the weights and of the computation; ``auto``: as stored.
         find: gives the part's config and class for the config of the whole.
         may_lack: whether a weight may be missing, by its name.
         names: patterns of names in the checkpoint and what the model calls them.

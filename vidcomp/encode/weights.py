@@ -26,6 +26,7 @@ _CONFIGS = (
     "processor_config.json",
 )
 _PATTERNS = ["*.json", _WEIGHTS, "model-*.safetensors"]
+_TEXT = ["*.jinja", "*.txt", "*.model"]
 
 
 class Checkpoint(NamedTuple):
@@ -61,7 +62,9 @@ class Checkpoint(NamedTuple):
         return total.hexdigest()
 
 
-def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    model: str, revision: str | None = None, *, with_text: bool = False
+) -> Checkpoint:
     """The checkpoint ``model``: a local folder, or an id of the Hugging Face hub.
 
     Files of a hub id are downloaded unless they are in the hub's cache; offline, the cache is all.
@@ -69,6 +72,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     Args:
         model: folder, or ``owner/name``.
         revision: branch, tag or commit of a hub id.
+        with_text: also download what a tokenizer and a chat template are made of.
 
     Raises:
         ConfigError: it is not there, cannot be downloaded, or has no safetensors file.
@@ -82,7 +86,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
             f"{_WEIGHTS}, or a hub id like 'facebook/dinov2-base'"
         )
     else:
-        folder = _download(model, revision)
+        folder = _download(model, revision, _PATTERNS + _TEXT * with_text)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"the model folder {str(folder)!r} has no config.json: pass the folder of a whole "
@@ -132,12 +136,12 @@ def _tensors(data: object) -> dict[str, Tensor]:
     return {k: v.clone().contiguous() for k, v in data.items() if isinstance(v, Tensor)}
 
 
-def _download(model: str, revision: str | None) -> Path:
+def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=_PATTERNS)
+        folder = snapshot_download(model, revision=revision, allow_patterns=patterns)
     except Exception as error:  # the hub's errors have no common base
         if isinstance(error, GatedRepoError):
             what = "is behind a licence on the hub: accept it there and run `hf auth login`"

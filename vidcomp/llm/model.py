@@ -4,8 +4,9 @@ Legend: T frames, t steps of a grid, k frames of a tubelet.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,23 +16,27 @@ import torch
 from vidcomp.budget import Budget
 from vidcomp.compress.base import Compressor, Stream
 from vidcomp.encode.vlm.families import family_of
+from vidcomp.encode.vlm.load import load_whole
 from vidcomp.encode.vlm.pixels import Pixels
 from vidcomp.encode.vlm.tokens import PTS
+from vidcomp.encode.weights import find_checkpoint
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
-from vidcomp.llm.plan import Plan, make_plan
+from vidcomp.llm.plan import Part, Plan, check_length, make_plan, slots_of
 from vidcomp.llm.prompt import Prompt
 from vidcomp.llm.sampling import sampling_of
-from vidcomp.llm.session import Answer, Session, answer_of, letter_scores, pieces
+from vidcomp.llm.session import Answer, Session, answer_of, letter_scores, pieces, sizes_of
 from vidcomp.llm.text import Message, TextProcessor
 from vidcomp.llm.verify import check_identity
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, outline, stream_frames
 from vidcomp.types import Frames, VideoTokens
 
-__all__ = ["Clip", "VideoLLM"]
+__all__ = ["Clip", "Video", "VideoLLM"]
 
 _CHUNK_FRAMES = 16
+_STREAM_STEPS = 64
+"""Steps of the grid that a stream may hold beside its budget: a chunk, or a segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,10 @@ class Clip:
     """What decodes."""
 
 
+Video = Clip | str | PathLike[str] | VideoTokens
+"""What can be asked about."""
+
+
 class VideoLLM:
     """Answers questions about videos, of which it reads exactly as many tokens as it is given.
 
@@ -56,12 +65,35 @@ class VideoLLM:
         adapter: of the model.
         pixels: what its own video processor does.
         text: what its own processor writes.
+        name: folder or hub id of the checkpoint.
+        revision: of the hub.
+        changed: settings of its video processor that differ from the checkpoint's.
     """
 
-    def __init__(self, adapter: Adapter, pixels: Pixels, text: TextProcessor) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        pixels: Pixels,
+        text: TextProcessor,
+        *,
+        name: str = "",
+        revision: str | None = None,
+        changed: Mapping[str, Any] | None = None,
+    ) -> None:
         self.adapter = adapter
         self.pixels = pixels
         self.text = text
+        self.name, self.revision = name, revision
+        self.changed = dict(changed or {})
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 over the checkpoint's weights and config files, as in caches.
+
+        Raises:
+            ConfigError: the checkpoint is gone, or has no safetensors file.
+        """
+        return find_checkpoint(self.name, self.revision).content_hash()
 
     @classmethod
     def load(
@@ -85,26 +117,21 @@ class VideoLLM:
         Raises:
             ConfigError: it cannot be found or read, or is of no known family.
         """
-        from transformers import AutoConfig, AutoModelForImageTextToText
-
         name = str(model)
-        try:
-            config = AutoConfig.from_pretrained(name, revision=revision)
-            family = family_of(config)
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                name, revision=revision, dtype=dtype
-            )
-        except (OSError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"no video language model can be loaded from {name!r} ({first}): give a folder "
-                f"with config.json and weights, or a hub id"
-            ) from error
-        loaded = loaded.eval().to(device)
-        pixels = Pixels.load(name, family, config, device=device, dtype=loaded.dtype, **settings)
-        return cls(Adapter(loaded), pixels, TextProcessor.load(name, config))
+        checkpoint = find_checkpoint(name, revision, with_text=True)
+        loaded = load_whole(checkpoint, dtype).to(device)
+        config, folder = loaded.config, checkpoint.folder
+        pixels = Pixels.load(
+            folder, family_of(config), config, device=device, dtype=loaded.dtype, **settings
+        )
+        return cls(
+            Adapter(loaded),
+            pixels,
+            TextProcessor.load(folder, config),
+            name=name,
+            revision=revision,
+            changed=settings,
+        )
 
     def request(self, clip: Clip) -> DecodeRequest:
         """How the frames of a clip are read, with the size that the model wants."""
@@ -120,20 +147,45 @@ class VideoLLM:
         )
 
     def plan(
-        self, clip: Clip, budget: Budget | int | str | None = None, *, max_new_tokens: int = 256
+        self,
+        videos: Video | Sequence[Video],
+        budget: Budget | int | str | None = None,
+        *,
+        compressor: Compressor | None = None,
+        max_new_tokens: int = 256,
     ) -> Plan:
-        """Tokens and memory of a question about a clip, before anything is decoded.
+        """Tokens and memory of a question, before anything is decoded.
 
-        Raises:
-            BudgetError: it does not fit the model's context or the machine's memory.
+        Args:
+            videos: what it is about: files, clips, tokens.
+            budget: slots of each video; ``None``: all.
+            compressor: what reduces them; where it does not stream all tokens are held.
+            max_new_tokens: most tokens of the answer.
         """
-        seen = outline(self.request(clip))
-        grid = self.pixels.grid(seen.width, seen.height, seen.num_frames)
-        wanted = grid.num_patches
+        if isinstance(videos, str | PathLike | Clip | VideoTokens):
+            videos = [videos]
+        parsed = None if budget is None else Budget.parse(budget)
+        parts = [self._part(video, parsed, compressor) for video in videos]
+        return make_plan(self.adapter, parts, max_new_tokens)
+
+    def _part(self, video: Video, budget: Budget | None, compressor: Compressor | None) -> Part:
+        if isinstance(video, VideoTokens):
+            grid, num_frames, seconds = video.grid, video.grid.t, video.num_seconds
+            held = len(video)
+        else:
+            seen = outline(self.request(_clip(video)))
+            grid = self.pixels.grid(seen.width, seen.height, seen.num_frames)
+            num_frames, seconds, held = seen.num_frames, seen.num_seconds, grid.num_patches
+        wanted = held
         if budget is not None:
-            parsed = Budget.parse(budget)
-            wanted = parsed.resolve(grid.num_patches, seen.num_frames, seen.num_seconds)
-        return make_plan(self.adapter, grid, wanted, seen, max_new_tokens)
+            wanted = min(held, budget.resolve(grid.num_patches, num_frames, seconds))
+        elif isinstance(video, VideoTokens):
+            wanted += len(self.adapter.layout(grid)) - grid.num_patches
+        else:
+            wanted = len(self.adapter.layout(grid))
+        if compressor is not None and compressor.streaming:
+            held = min(held, wanted + _STREAM_STEPS * grid.per_frame)
+        return Part(num_frames, grid, slots_of(self.adapter, grid, wanted), held)
 
     def encode(
         self,
@@ -160,7 +212,7 @@ class VideoLLM:
                 "a compressor and a budget go together, got one of them: give both, or neither "
                 "for all tokens"
             )
-        clip = clip if isinstance(clip, Clip) else Clip(path=clip)
+        clip = _clip(clip)
         request = self.request(clip)
         chunks = self.chunks(stream_frames(request))
         if compressor is None:
@@ -185,6 +237,18 @@ class VideoLLM:
         inputs = self.text.inputs(messages, videos)
         return self.adapter.prompt(inputs, [video.grid for video in videos])
 
+    def check_length(
+        self, prompt: Prompt, videos: Sequence[VideoTokens], settings: Mapping[str, Any]
+    ) -> None:
+        """Refuse a prompt that is too long for the model.
+
+        Raises:
+            BudgetError: it and ``max_new_tokens`` of the settings exceed its context.
+        """
+        num_prompt, num_video = sizes_of(prompt, videos)
+        config = self.adapter.model.config
+        check_length(config, num_prompt, num_video, settings.get("max_new_tokens"))
+
     def ask(
         self,
         messages: str | Sequence[Message],
@@ -200,6 +264,7 @@ class VideoLLM:
         """
         start_s = time.perf_counter()
         prompt = self.prompt(messages, videos)
+        self.check_length(prompt, videos, settings)
         (ids,) = self.adapter.generate(prompt, videos, **settings)
         return answer_of(self.text.decode(ids), prompt, videos, len(ids), start_s)
 
@@ -211,6 +276,7 @@ class VideoLLM:
     ) -> Iterator[str]:
         """The answer piece by piece; closing the iterator stops the model."""
         prompt = self.prompt(messages, videos)
+        self.check_length(prompt, videos, settings)
         inputs = self.adapter.inject(prompt, videos)
         return pieces(self.adapter, self.text, inputs, settings)
 
@@ -253,6 +319,10 @@ class VideoLLM:
     def session(self, videos: Sequence[VideoTokens]) -> Session:
         """The videos, read once for many questions."""
         return Session(self, videos)
+
+
+def _clip(video: Clip | str | PathLike[str]) -> Clip:
+    return video if isinstance(video, Clip) else Clip(path=video)
 
 
 def reduced(

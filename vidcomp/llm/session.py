@@ -20,7 +20,7 @@ from vidcomp.types import VideoTokens
 if TYPE_CHECKING:
     from vidcomp.llm.model import VideoLLM
 
-__all__ = ["Answer", "Says", "Session", "Words", "answer_of", "letter_scores", "pieces"]
+__all__ = ["Answer", "Says", "Session", "Words", "answer_of", "letter_scores", "pieces", "sizes_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,21 +37,30 @@ class Answer:
     seconds: float
     """From the question to its answer."""
 
+    def __str__(self) -> str:
+        return self.text
+
 
 def answer_of(
     text: str, prompt: Prompt, videos: Sequence[VideoTokens], num_new: int, start_s: float
 ) -> Answer:
     """The answer to a prompt, begun at ``start_s`` of ``time.perf_counter``."""
-    full = sum(len(visual.slots) for visual in prompt.visuals)
-    fixed = sum(visual.num_structural for visual in prompt.visuals)
-    num_video = fixed + sum(len(video) for video in videos)
+    num_prompt, num_video = sizes_of(prompt, videos)
     return Answer(
         text=text,
-        num_prompt=len(prompt) - full + num_video,
+        num_prompt=num_prompt,
         num_video=num_video,
         num_new=num_new,
         seconds=time.perf_counter() - start_s,
     )
+
+
+def sizes_of(prompt: Prompt, videos: Sequence[VideoTokens]) -> tuple[int, int]:
+    """Tokens that the model reads, and those of them that are of videos."""
+    full = sum(len(visual.slots) for visual in prompt.visuals)
+    fixed = sum(visual.num_structural for visual in prompt.visuals)
+    num_video = fixed + sum(len(video) for video in videos)
+    return len(prompt) - full + num_video, num_video
 
 
 class Session:
@@ -79,7 +88,7 @@ class Session:
         ``seconds`` of each is that of all.
         """
         start_s = time.perf_counter()
-        prompts = [self._model.prompt(question, self.videos) for question in questions]
+        prompts = [self._prompt(question, settings) for question in questions]
         said = self._prefix.generate(prompts, **settings)
         return [
             answer_of(self._model.text.decode(ids), prompt, self.videos, len(ids), start_s)
@@ -88,8 +97,13 @@ class Session:
 
     def stream(self, question: str, **settings: Any) -> Iterator[str]:
         """The answer piece by piece; closing the iterator stops the model."""
-        inputs = self._prefix.inputs([self._model.prompt(question, self.videos)])
+        inputs = self._prefix.inputs([self._prompt(question, settings)])
         return pieces(self._model.adapter, self._model.text, inputs, settings)
+
+    def _prompt(self, question: str, settings: Mapping[str, Any]) -> Prompt:
+        prompt = self._model.prompt(question, self.videos)
+        self._model.check_length(prompt, self.videos, settings)
+        return prompt
 
     def option_scores(self, question: str, options: Sequence[str]) -> Tensor:
         """[options] log-probabilities, see ``VideoLLM.option_scores``."""

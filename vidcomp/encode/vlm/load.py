@@ -5,6 +5,7 @@ let go, so that its memory is free again before the first frame comes.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from vidcomp.encode.vlm.families import Family, family_of
 from vidcomp.encode.weights import Checkpoint
 from vidcomp.errors import ConfigError
 
-__all__ = ["VlmEncoder", "load_encoder"]
+__all__ = ["VlmEncoder", "load_encoder", "load_whole"]
 
 _LANGUAGE = ("language_model", "text_model", "lm_head")
 _UNUSED = re.compile(rf"(^|\.)({'|'.join(_LANGUAGE)})\.")
@@ -42,13 +43,32 @@ def load_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> VlmEncoder:
     Raises:
         ConfigError: another model, or weights of the encoder are missing.
     """
-    whole = load_model(checkpoint, dtype, find=_whole, may_lack=_is_language)
+    whole = load_whole(checkpoint, dtype, may_lack=_is_language)
     base = whole.base_model
     for name in _LANGUAGE:
         if hasattr(base, name):
             delattr(base, name)
     dim = int(whole.config.get_text_config(decoder=True).hidden_size)
     return VlmEncoder(base, family_of(whole.config), whole.config, dim)
+
+
+def load_whole(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype | str = "auto",
+    *,
+    may_lack: Callable[[str], bool] = lambda _: False,
+) -> Any:
+    """A video language model of transformers, frozen.
+
+    Args:
+        checkpoint: of a model of a known family.
+        dtype: type of the weights and of the computation; ``auto``: as stored.
+        may_lack: whether a weight may be missing, by its name.
+
+    Raises:
+        ConfigError: another model, or weights are missing.
+    """
+    return load_model(checkpoint, dtype, find=_whole, may_lack=may_lack)
 
 
 def _is_language(name: str) -> bool:
