@@ -16,7 +16,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from vidcomp.errors import BudgetError, ConfigError, DecodeError, ShapeError, VidcompError
@@ -25,6 +24,7 @@ from ..show import draw
 from .backend import Backend
 from .chat import Answering, Begun, choose
 from .fetch import fetch
+from .forms import receive
 from .guards import Guard, error_json
 from .jobs import Job, ModelThread
 from .library import Library, Stored
@@ -53,7 +53,7 @@ class Server:
     thread: ModelThread = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shelf = Shelf(self.backend.encode, self.limits.remembered)
+        self.shelf = Shelf(lambda *made: self.backend.encode(*made), self.limits.remembered)
         self.thread = ModelThread(self.limits.waiting)
         self._answers: Recent[str, tuple[Tokens, ...]] = Recent(self.limits.remembered)
         self._links: Recent[str, str] = Recent(self.limits.remembered)
@@ -163,6 +163,7 @@ def make_app(server: Server) -> Guard:
         yield
         await run_in_threadpool(server.thread.close)
         server.shelf.close()
+        await run_in_threadpool(server.library.close)
 
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(VidcompError, _failed)
@@ -213,22 +214,7 @@ def _add_files(app: FastAPI, server: Server) -> None:
 
     @app.post("/v1/files")
     async def upload(request: Request) -> dict[str, object]:
-        try:
-            async with request.form(max_files=1, max_fields=8, max_part_size=4096) as form:
-                sent = form.get("file")
-                if not isinstance(sent, UploadFile):
-                    raise RefusedError("a form with a field 'file' was wanted: send one")
-                stored = await run_in_threadpool(
-                    server.library.add, sent.file, sent.filename or "video"
-                )
-        except (HTTPException, KeyError, ValueError) as error:
-            if isinstance(error, VidcompError):
-                raise
-            raise RefusedError(
-                "a form with a field 'file' was wanted, got a body that is none: send "
-                "multipart/form-data",
-            ) from error
-        return stored.to_json()
+        return (await receive(request, server.library)).to_json()
 
     @app.get("/v1/files/{name:path}")
     async def file(name: str) -> Response:

@@ -21,7 +21,7 @@ from vidcomp.sample.uniform import Uniform
 
 from .limits import Limits, RefusedError
 
-__all__ = ["Library", "Stored", "check_decodes"]
+__all__ = ["DecodeCheck", "Incoming", "Library", "Stored"]
 
 _ID = re.compile(r"file-[0-9a-f]{24}")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
@@ -74,8 +74,12 @@ class Library:
         self._uploads = uploads.resolve()
         self._folder = None if folder is None else folder.resolve()
         self._limits = limits
-        self._check = check or check_decodes
+        self._own = DecodeCheck()
+        self._check = check or self._own
         self._lock = threading.Lock()
+        for path in self._uploads.glob("file-*"):
+            if not path.with_suffix(".json").exists():  # on its way when the server was ended
+                path.unlink(missing_ok=True)
         self._taken = sum(path.stat().st_size for path in self._uploads.iterdir())
 
     def find(self, name: str) -> Stored:
@@ -103,33 +107,23 @@ class Library:
         if self._folder is not None:
             yield from self._files(self._folder)
 
+    def begin(self) -> "Incoming":
+        """An upload whose bytes are about to come."""
+        return Incoming(self, self._uploads / f"file-{secrets.token_hex(12)}")
+
     def add(self, source: BinaryIO, name: str) -> Stored:
-        """Keep an upload, once it is known to be a video.
+        """Keep all that can be read.
 
         Raises:
             RefusedError: it is too large, no room is left, or it is no video.
         """
-        new = f"file-{secrets.token_hex(12)}"
-        path = self._uploads / (new + _suffix(name))
-        size = 0
+        incoming = self.begin()
         try:
-            with path.open("xb") as target:
-                while piece := source.read(_PIECE):
-                    size += len(piece)
-                    self._take(len(piece), size)
-                    target.write(piece)
-            self._check(path)
-            facts = {"name": _shown(name), "suffix": path.suffix, "created": int(time.time())}
-            (self._uploads / f"{new}.json").write_text(json.dumps(facts))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            with self._lock:
-                self._taken -= size
-            raise
-        found = self._upload(new)
-        if found is None:
-            raise RefusedError("the upload vanished while it was kept: send it again", status=500)
-        return found
+            while piece := source.read(_PIECE):
+                incoming.write(piece)
+            return incoming.keep(name)
+        finally:
+            incoming.drop()
 
     def remove(self, name: str) -> None:
         """Forget an upload.
@@ -146,28 +140,43 @@ class Library:
             )
         (self._uploads / f"{name}.json").unlink(missing_ok=True)
         found.path.unlink(missing_ok=True)
-        with self._lock:
-            self._taken -= found.num_bytes
+        self.take(-found.num_bytes, 0)
 
-    def _take(self, num: int, size: int) -> None:
-        """Count bytes that arrive, before they are written."""
+    def take(self, num: int, size: int) -> None:
+        """Count bytes of an upload before they are written.
+
+        Args:
+            num: that are added; less than 0 when they are given back.
+            size: of that upload, with them.
+
+        Raises:
+            RefusedError: it is too large, or no room is left.
+        """
         limits = self._limits
         with self._lock:
-            self._taken += num
-            if size > limits.upload_bytes:
+            if num > 0 and size > limits.upload_bytes:
                 raise RefusedError(
                     f"a video of at most {limits.upload_bytes:,} bytes was wanted, got more: "
                     f"send a shorter one",
                     status=413,
                     code="file_too_large",
                 )
-            if self._taken > limits.stored_bytes:
+            if num > 0 and self._taken + num > limits.stored_bytes:
                 raise RefusedError(
                     f"uploads may take {limits.stored_bytes:,} bytes together, and this one has no "
                     f"room: delete others first",
                     status=413,
                     code="storage_full",
                 )
+            self._taken += num
+
+    def check(self, path: Path) -> None:
+        """Refuse what is no video."""
+        self._check(path)
+
+    def close(self) -> None:
+        """End what checks uploads."""
+        self._own.close()
 
     def _upload(self, name: str) -> Stored | None:
         try:
@@ -216,30 +225,90 @@ class Library:
             yield one
 
 
-def check_decodes(path: Path) -> None:
-    """Decode a frame in a process of its own, so that a broken file harms nobody.
+class Incoming:
+    """An upload on its way: a file that becomes a video of the library, or goes.
 
-    Raises:
-        RefusedError: no frame comes out.
+    Args:
+        library: that it may become part of.
+        path: of the file, without a suffix.
     """
-    request = DecodeRequest(
-        path=str(path),
-        sampler=Uniform(num_frames=1),
-        resize=Resize(mode="stretch", height=32, width=32),
-    )
-    try:
-        with DecodeWorker(stall_s=30.0) as worker:
-            for _ in worker.frames(request):
-                pass
-    except VidcompError as error:
-        reason = "it holds no frame that can be decoded"
-        if not isinstance(error, DecodeError):
-            reason = str(error)
-        raise RefusedError(
-            f"a video was wanted, and of the upload {reason}: send mp4, mkv, webm or mov",
-            code="invalid_file",
-            param="file",
-        ) from error
+
+    def __init__(self, library: Library, path: Path) -> None:
+        self._library, self._path, self._size = library, path, 0
+        self._kept = False
+        self._file = path.open("xb")
+
+    def write(self, piece: bytes) -> None:
+        """More bytes.
+
+        Raises:
+            RefusedError: the upload is too large, or no room is left.
+        """
+        self._library.take(len(piece), self._size + len(piece))
+        self._size += len(piece)
+        self._file.write(piece)
+
+    def keep(self, name: str) -> Stored:
+        """Make it a video of the library, if it is one.
+
+        Raises:
+            RefusedError: it is no video.
+        """
+        self._file.close()
+        suffix = _suffix(name)
+        path = self._path.rename(self._path.with_suffix(suffix))
+        self._path, new = path, self._path.name
+        self._library.check(path)
+        facts = {"name": _shown(name), "suffix": suffix, "created": int(time.time())}
+        path.with_name(f"{new}.json").write_text(json.dumps(facts), encoding="utf-8")
+        self._kept = True
+        return self._library.find(new)
+
+    def drop(self) -> None:
+        """Let it go, unless it was kept."""
+        self._file.close()
+        if not self._kept:
+            self._path.unlink(missing_ok=True)
+            self._library.take(-self._size, 0)
+            self._size = 0
+
+
+class DecodeCheck:
+    """Decodes a frame in a process of its own, so that a broken file harms nobody."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker = DecodeWorker(stall_s=30.0)
+
+    def __call__(self, path: Path) -> None:
+        """Decode the middle frame.
+
+        Raises:
+            RefusedError: none comes out.
+        """
+        request = DecodeRequest(
+            path=str(path),
+            sampler=Uniform(num_frames=1),
+            resize=Resize(mode="stretch", height=32, width=32),
+        )
+        try:
+            with self._lock:
+                for _ in self._worker.frames(request):
+                    pass
+        except VidcompError as error:
+            reason = "no frame of it can be decoded"
+            if not isinstance(error, DecodeError):
+                reason = str(error)
+            raise RefusedError(
+                f"a video was wanted, and {reason}: send mp4, mkv, webm or mov",
+                code="invalid_file",
+                param="file",
+            ) from error
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._worker.close()
 
 
 def _suffix(name: str) -> str:
