@@ -12,15 +12,14 @@ import click
 
 from vidcomp import __version__
 
+from .cli_cache import cache
 from .evaluate_command import evaluate
-from .options import BudgetsCommand, chosen, common, recipe_options
+from .options import CONTEXT, BudgetsCommand, common, recipe_options
 
 __all__ = ["main"]
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-
-@click.group(context_settings=_CONTEXT)
+@click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="vidcomp")
 def main() -> None:
     """Turn videos into a small, exact number of tokens for a language model."""
@@ -28,7 +27,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(context_settings=CONTEXT)
 @click.argument("inputs", nargs=-1)
 @click.option("--out", required=True, help="Folder of the cache, or s3://bucket/name.")
 @recipe_options("embedded")
@@ -91,7 +90,7 @@ def extract(**options: Any) -> int:
     return run_extract(options)
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(context_settings=CONTEXT)
 @click.argument("source", type=click.Path())
 @click.option("--out", required=True, help="Folder or URL of the new cache.")
 @recipe_options(None)
@@ -103,7 +102,7 @@ def recompress(**options: Any) -> int:
     return run_recompress(options)
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(context_settings=CONTEXT)
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(), help="Picture to write, e.g. map.png.")
 @recipe_options("embedded")
@@ -117,7 +116,7 @@ def show(**options: Any) -> int:
     return run_show(options)
 
 
-@main.command(context_settings=_CONTEXT, cls=BudgetsCommand)
+@main.command(context_settings=CONTEXT, cls=BudgetsCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="VIDEO...")
 @click.option(
     "--budgets",
@@ -160,148 +159,62 @@ def compare(**options: Any) -> int:
     return run_compare(options)
 
 
-@main.group(context_settings=_CONTEXT)
-def cache() -> None:
-    """Look into a cache and look after it.  CACHE is a folder or a URL such as s3://bucket/name."""
-
-
-@cache.command("ls", context_settings=_CONTEXT)
-@click.argument("cache")
-@common
-def cache_ls(**options: Any) -> int:
-    """List the records: key, tokens, width, type, bytes."""
-    from .cache import list_records
-
-    return list_records(options["cache"], as_json=options["as_json"])
-
-
-@cache.command("show", context_settings=_CONTEXT)
-@click.argument("cache")
-@click.argument("key", required=False)
-@common
-def cache_show(**options: Any) -> int:
-    """Show the recipe and counts of a cache, or one record's tokens and provenance."""
-    from .cache import show_cache
-
-    return show_cache(options["cache"], options["key"], as_json=options["as_json"])
-
-
-@cache.command("verify", context_settings=_CONTEXT)
-@click.argument("cache")
-@click.option("--quick", is_flag=True, help="Check index and headers; do not read the records.")
-@common
-def cache_verify(**options: Any) -> int:
-    """Check every record against its hash; exit code 5 if any is damaged."""
-    from .cache import verify_cache
-
-    return verify_cache(options.pop("cache"), **options)
-
-
-@cache.command("rm", context_settings=_CONTEXT)
-@click.argument("cache")
-@chosen
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@common
-def cache_rm(**options: Any) -> int:
-    """Remove records; exit code 3 if some keys are unknown.  Compact makes the room free."""
-    from .cache_edit import remove_records
-
-    return remove_records(
-        options["cache"],
-        options["keys"],
-        options["patterns"],
-        dry_run=options["dry_run"],
-        as_json=options["as_json"],
-    )
-
-
-@cache.command("compact", context_settings=_CONTEXT)
-@click.argument("cache")
+@main.command(context_settings=CONTEXT)
+@click.argument("words", nargs=-1, metavar="[VIDEO] QUESTION...")
+@click.option("--model", required=True, help="Folder or hub id of a video language model.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option(
-    "--min-live",
-    type=click.FloatRange(0, 1),
-    default=0.5,
+    "--budget",
+    default="1024",
     show_default=True,
-    help="Rewrite shards of which a smaller share is still valid.",
+    metavar="N|P%",
+    help="Tokens that the video may take in the prompt; 100% for all.",
 )
 @click.option(
-    "--grace",
-    default="24h",
+    "--method",
+    default="partition",
     show_default=True,
-    help="How long replaced files stay for readers that have them open; 0 if there are none.",
+    help="Compressor that reaches the budget (see: vidcomp list compressors).",
 )
-@click.option("--seal-bytes", default="256MB", show_default=True, help="Size of new shards.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@common
-def cache_compact(**options: Any) -> int:
-    """Free the room of replaced and removed records; gather small shards.  Others may work on."""
-    from .cache_edit import compact_cache
-
-    return compact_cache(options.pop("cache"), **options)
-
-
-@cache.command("repair", context_settings=_CONTEXT)
-@click.argument("cache")
+@click.option("--start", type=float, help="Start of the range, in seconds.")
+@click.option("--end", type=float, help="End of the range, in seconds.")
 @click.option(
-    "--force-recover",
-    is_flag=True,
-    help="Also commit what writers on other machines left.  Make sure that none of them lives: it "
-    "would lose what it has not committed.",
+    "--cache",
+    metavar="DIR",
+    help="With a VIDEO: keep its tokens there, and read them next time.  With --id: read them.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@common
-def cache_repair(**options: Any) -> int:
-    """Put right what is damaged; records that cannot be read become missing, nothing is deleted."""
-    from .cache_edit import repair_cache
-
-    return repair_cache(options.pop("cache"), **options)
-
-
-@cache.command("merge", context_settings=_CONTEXT)
-@click.argument("sources", nargs=-1, required=True, metavar="CACHE...")
-@click.option("--out", required=True, metavar="CACHE", help="New, or there already.")
+@click.option("--id", metavar="KEY", help="Ask about this record of the cache; no VIDEO then.")
 @click.option(
-    "--on-conflict",
-    type=click.Choice(["error", "first", "last"]),
-    default="error",
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=256,
     show_default=True,
-    help="Keys whose records differ.",
+    help="Longest answer.",
 )
-@common
-def cache_merge(**options: Any) -> int:
-    """Copy the records of caches of one recipe into one."""
-    from .cache_edit import merge_caches
-
-    return merge_caches(options.pop("sources"), options.pop("out"), **options)
-
-
-@cache.command("export", context_settings=_CONTEXT)
-@click.argument("cache")
-@chosen
-@click.option("--out", required=True, type=click.Path(), help="Folder of the files.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["safetensors", "npy", "webdataset", "parquet"]),
-    default="safetensors",
-    show_default=True,
-)
+@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
 @click.option(
     "--dtype",
-    type=click.Choice(["stored", "float32", "float16", "bfloat16"]),
-    help="Of float tokens.  [default: stored for safetensors, else float32]",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Type of the weights; auto: as stored.",
 )
-@click.option("--shard-size", default="256MB", show_default=True, help="Of tar and Parquet files.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are not of this export.")
 @common
-def cache_export(**options: Any) -> int:
-    """Write records (by default all) as files for other programs."""
-    from .cache_edit import export_cache
+def ask(**options: Any) -> int:
+    """Ask a video language model about a VIDEO, of which it reads as many tokens as BUDGET says.
 
-    return export_cache(options["cache"], options["keys"], options["patterns"], options)
+    Several QUESTIONs, or - for lines of standard input, share what the model has read of the video.
+    Tokens and memory are printed before anything runs, and what cannot fit is refused.
+    """
+    from .ask_command import run_ask
+
+    return run_ask(options)
 
 
-@main.command(context_settings=_CONTEXT)
+main.add_command(cache)
+
+
+@main.command(context_settings=CONTEXT)
 @click.option("--model", required=True, help="Folder or hub id of a video language model.")
 @click.option("--name", help="What clients call it.  [default: the folder's name]")
 @click.option("--videos", type=click.Path(), help="Folder of videos that clients may name.")
@@ -344,7 +257,7 @@ def serve(**options: Any) -> int:
     return run_serve(options)
 
 
-@main.command("list", context_settings=_CONTEXT)
+@main.command("list", context_settings=CONTEXT)
 @click.argument(
     "kind",
     type=click.Choice(
@@ -360,7 +273,7 @@ def list_(**options: Any) -> int:
     return run_list(options["kind"], verbose=options["verbose"], as_json=options["as_json"])
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(context_settings=CONTEXT)
 @common
 def doctor(**options: Any) -> int:
     """What is installed and works here, and what to do about the rest."""
@@ -369,7 +282,7 @@ def doctor(**options: Any) -> int:
     return run_doctor(as_json=options["as_json"])
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(context_settings=CONTEXT)
 @click.argument("folder")
 @common
 def errors(**options: Any) -> int:

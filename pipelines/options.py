@@ -11,7 +11,10 @@ import click
 
 from vidcomp.errors import BudgetError, ConfigError, StoreError, VidcompError
 
-__all__ = ["BudgetsCommand", "chosen", "common", "recipe_options"]
+__all__ = ["CONTEXT", "BudgetsCommand", "chosen", "common", "recipe_options"]
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Settings of every command."""
 
 _BUDGET = re.compile(r"\d+(\.\d+)?%?")
 
