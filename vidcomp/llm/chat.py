@@ -34,7 +34,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any, template: str | None = None, *, video: str = "") -> None:
         self.tokenizer = tokenizer
-        self._template = template
+        self.template = template
         self._video = video
 
     def pieces(
@@ -83,7 +83,7 @@ class Chat:
     def _written(self, turns: Sequence[Message], *, answers: bool) -> str:
         from jinja2 import TemplateError
 
-        template = self._template or getattr(self.tokenizer, "chat_template", None)
+        template = self.template or getattr(self.tokenizer, "chat_template", None)
         if template is None:
             raise ConfigError(
                 "the tokenizer has no chat template, and a question cannot be put without one: "
