@@ -5,7 +5,7 @@ An arm is what the model sees of a video: all tokens, none, or those that a meth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ __all__ = [
     "LoadedModel",
     "Model",
     "Reply",
+    "Shown",
     "frames_of",
     "make_arms",
     "slots_of",
@@ -53,6 +54,14 @@ class Asked(Protocol):
     def option_scores(self, question: str, options: Sequence[str], /) -> Tensor:
         """[options] log-probabilities of letters as the first token of the answer."""
         ...
+
+
+class Shown(NamedTuple):
+    """A video's file, or the part of it that a question is about."""
+
+    path: str
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 class Model(Protocol):
@@ -91,6 +100,21 @@ class LoadedModel:
 
         clip = Clip(path=path, start_s=start_s, end_s=end_s, sampler=self.sampler)
         return self.llm.encode(clip)
+
+    def shown(self, arm: "Arm", one: Shown) -> VideoTokens:
+        """What an arm keeps of a video; where the method streams, all tokens are never held.
+
+        Raises:
+            ConfigError: the arm shows no video.
+        """
+        if arm.kind == "blind":
+            raise ConfigError("an arm that shows a video was wanted, got 'blind': choose another")
+        if arm.stage is not None and arm.stage.streaming:
+            from vidcomp.llm.model import Clip
+
+            clip = Clip(path=one.path, start_s=one.start_s, end_s=one.end_s, sampler=self.sampler)
+            return self.llm.encode(clip, compressor=arm.stage, budget=arm.budget)
+        return tokens_of(arm, self, self.encode(*one))[0]
 
     def structural(self, grid: Grid, /) -> int:
         """Slots of a video that stand for no patch: newlines, CLS."""
