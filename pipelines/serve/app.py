@@ -58,8 +58,17 @@ class Server:
         self._answers: Recent[str, tuple[Tokens, ...]] = Recent(self.limits.remembered)
         self._links: Recent[str, str] = Recent(self.limits.remembered)
         self._pictures: Recent[str, bytes] = Recent(self.limits.remembered)
+        self._closed = False
         self._drawing = asyncio.Semaphore(1)
         self._fetching = asyncio.Semaphore(2)
+
+    def close(self) -> None:
+        """Stop the model and end the cache; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.thread.close()
+            self.shelf.close()
+            self.library.close()
 
     async def videos(self, asked: ChatRequest) -> list[Stored]:
         """The videos of a conversation, fetched if they are links.
@@ -161,9 +170,7 @@ def make_app(server: Server) -> Guard:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(server.thread.close)
-        server.shelf.close()
-        await run_in_threadpool(server.library.close)
+        await run_in_threadpool(server.close)
 
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(VidcompError, _failed)

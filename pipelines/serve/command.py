@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from vidcomp.budget import Budget
 from vidcomp.errors import ConfigError, MissingExtraError
 
 from .limits import Limits
+
+if TYPE_CHECKING:
+    from .app import Server
+    from .guards import Guard
 
 __all__ = ["run_serve"]
 
@@ -45,7 +49,7 @@ def run_serve(options: dict[str, Any]) -> int:
             f"--token-file FILE, or stay with --host 127.0.0.1"
         )
     with _data(options["data"]) as data:
-        guard = _build(options, limits, token, hosts, data)
+        served, guard = _build(options, limits, token, hosts, data)
         config = uvicorn.Config(
             guard,
             host=options["host"],
@@ -58,8 +62,11 @@ def run_serve(options: dict[str, Any]) -> int:
             lifespan="on",
         )
         server = uvicorn.Server(config)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run()
+        finally:
+            served.close()  # a second interrupt ends uvicorn before it says so itself
     return 0 if server.started else 1
 
 
@@ -69,7 +76,7 @@ def _build(
     token: str | None,
     hosts: frozenset[str] | None,
     data: Path,
-) -> Any:  # an ASGI application
+) -> "tuple[Server, Guard]":
     from vidcomp.llm.model import VideoLLM
 
     from .app import Server, make_app
@@ -98,7 +105,7 @@ def _build(
         hosts=hosts,
     )
     server.shelf.keep_in(data / "cache", server.backend.identity, server.backend.dtype)
-    return make_app(server)
+    return server, make_app(server)
 
 
 def _limits(options: dict[str, Any]) -> Limits:
