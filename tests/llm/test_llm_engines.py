@@ -10,6 +10,7 @@ from llm import engine_sources
 from llm.test_llm_text import video_of
 from llm.tiny_folders import save_folder
 from llm.tiny_llms import CONFIGS, tiny_llm
+from llm.tiny_plain import clip, letters, plain_model
 
 import vidcomp as vc
 from vidcomp.encode.vlm.tokens import PTS
@@ -18,6 +19,7 @@ from vidcomp.llm.adapter import Adapter
 from vidcomp.llm.engines import lattice_of, mixed_prompt, to_sglang, to_vllm
 from vidcomp.llm.inject import deepstack_of
 from vidcomp.llm.model import VideoLLM
+from vidcomp.llm.plain import PlainLLM
 from vidcomp.llm.text import TextProcessor
 from vidcomp.types import Grid, VideoTokens
 
@@ -189,3 +191,15 @@ def test_sglang_reads_what_is_made(llm_of):
         positions, delta = read.mrope(data)
         assert positions.shape == (3, len(ids))
         assert int(delta) + len(ids) == int(positions[0, -1]) + 1
+
+
+def test_a_plain_model_reads_what_vllm_would_put_together():
+    bridge = vc.projector("mlp", dim_in=6, dim_out=32)
+    llm = PlainLLM(plain_model("qwen3"), letters(), bridge)
+    small = clip(6).select(torch.tensor([0, 3, 7]))
+    made = to_vllm(llm, "why?", [small])
+    words = llm.model.get_input_embeddings()(torch.tensor(made["prompt_token_ids"]))
+    is_id = torch.tensor(made["prompt_is_token_ids"])[:, None]
+    read = torch.where(is_id, words, made["prompt_embeds"])
+    assert torch.equal(read, llm.inputs([llm.prompt("why?", [small])])["inputs_embeds"][0])
+    assert (~is_id).sum() == 3

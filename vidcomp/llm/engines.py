@@ -29,6 +29,7 @@ from vidcomp.types import Grid, VideoTokens
 
 if TYPE_CHECKING:
     from vidcomp.llm.model import VideoLLM
+    from vidcomp.llm.plain import PlainLLM
 
 __all__ = ["Lattice", "lattice_of", "mixed_prompt", "to_sglang", "to_vllm"]
 
@@ -79,12 +80,13 @@ def lattice_of(video: VideoTokens) -> Lattice:
 
 
 def to_vllm(
-    llm: "VideoLLM", messages: str | Sequence[Message], videos: Sequence[VideoTokens]
+    llm: "VideoLLM | PlainLLM", messages: str | Sequence[Message], videos: Sequence[VideoTokens]
 ) -> dict[str, Any]:
     """What ``vllm.LLM(..., enable_mm_embeds=True).generate`` takes for a question.
 
     Args:
-        llm: the model that the engine serves; only its text and config are used.
+        llm: the model that the engine serves; only its text and config are used.  For a plain
+            language model the vectors of its projector go into a ``mixed_prompt``.
         messages: see ``VideoLLM.ask``.
         videos: in the order of the prompt, of the model's own encoder, in its width.
 
@@ -94,8 +96,12 @@ def to_vllm(
 
     Raises:
         ConfigError: the engine takes no features for this model.
-        ShapeError: tokens that lie on no even grid.
+        ShapeError: tokens that lie on no even grid; a plain model takes any.
     """
+    from vidcomp.llm.plain import PlainLLM
+
+    if isinstance(llm, PlainLLM):
+        return mixed_prompt(llm.prompt(messages, videos).parts)
     kind = _checked(llm, "vLLM")
     lattices = [lattice_of(video) for video in videos]
     prompt = llm.text.unexpanded(messages, len(videos))
