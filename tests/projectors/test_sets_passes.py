@@ -109,6 +109,7 @@ def test_attention_in_pieces_is_that_of_one_go(monkeypatch, masked, piece):
     inputs, kinds = (query, key, value, mask if masked else None), {"heads": 4, "key_heads": 2}
     whole, wanted = attend_with_shares(*inputs, **kinds)
     monkeypatch.setattr(attention, "_PIECE", piece)
+    monkeypatch.setattr(attention, "_LEAST_QUERIES", 1)
     room = torch.full((3, 6, 7), -1.0)
     with torch.no_grad():
         read, shares = attend_with_shares(*inputs, **kinds, out=room[:, :5])

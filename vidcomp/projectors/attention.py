@@ -23,6 +23,8 @@ LEAST_SHARE = 1e-35
 """Of a row that next to nothing is read from: with 0 its mass would be lost."""
 _PIECE = 1 << 18
 """Entries of the attention that are made at once on a processor where none needs to be kept."""
+_LEAST_QUERIES = 64
+"""Of a piece: products with fewer rows are slow."""
 _LEAST_TOTAL = 1e-20
 """Share of all keys together below which shares of these are made in logarithms."""
 
@@ -285,7 +287,7 @@ def _in_pieces(
     shares_BKN = value_BNE.new_empty(b, k, n, dtype=torch.float32) if out is None else out
     read_BKE = value_BNE.new_empty(b, k, heads * (value_BNE.shape[2] // groups))
     sets = max(1, _PIECE // (heads * k * n))
-    queries = max(1, _PIECE // (heads * n)) if sets == 1 else k
+    queries = max(_LEAST_QUERIES, _PIECE // (heads * n)) if sets == 1 else k
     for first, start in product(range(0, b, sets), range(0, k, queries)):
         own, some = slice(first, first + sets), slice(start, start + queries)
         query = query_BKD[own if len(query_BKD) > 1 else slice(None), some]
