@@ -110,11 +110,27 @@ def test_a_query_draws_tokens():
             call(video, 40)
     with pytest.raises(ConfigError, match="was given none"):
         stage.stream(40, (6, 6))
-    with pytest.raises(ShapeError, match="8 and 3 features"):
+    with pytest.raises(ShapeError, match="tokens of 8 features with a query of 3"):
         stage.bind(QueryFeatures(embedding=torch.ones(1, 3))).plan(video, 40)
     # One segment: all that a stream knows is all there is.
     online = stream(stage.bind(query), video, 20, [1, 3])
     assert torch.equal(online.tokens, stage.bind(query)(video, 20).tokens)
+
+
+def test_a_query_is_compared_with_an_extra_if_it_is_named():
+    video = make_video(Grid(4, 6, 6), dim=8)
+    sense_ND = torch.where(video.positions[:, 1:2] >= 3, 1.0, -1.0) * torch.ones(1, 3)
+    felt = replace(video, extras={"joint": sense_ND})
+    stage = make("partition", weight="query", sharpness=3.0, embedding="joint")
+    asked = stage.bind(QueryFeatures(embedding=torch.ones(1, 3)))
+    out = asked(felt, 40)
+    assert int((out.positions[:, 1] >= 3).sum()) > 25
+    assert torch.equal(stream(asked, felt, 20, [1, 3]).tokens, asked(felt, 20).tokens)
+    with pytest.raises(ShapeError, match="'joint'"):
+        asked(video, 40)
+    wrong = stage.bind(QueryFeatures(embedding=torch.ones(1, 8)))
+    with pytest.raises(ShapeError, match=r"extras\['joint'\] of 3 features with a query of 8"):
+        wrong(felt, 40)
 
 
 def test_scenes_are_found_and_kept_apart():

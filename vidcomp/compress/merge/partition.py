@@ -44,6 +44,8 @@ class Partition(QueryAware, Merge):
     where z is the largest cosine of the token with a row of the query, in standard deviations from
     its mean over the video, within -3 to 3 (a stream knows the mean so far).  Tokens are plain
     means all the same."""
+    embedding: str | None = None
+    """Row extra that the query is compared with; ``None``: the tokens themselves."""
     sharpness: float = Field(1.0, ge=0, le=20)
     """How much ``weight`` counts; at 0 all patches weigh the same."""
     time_price: float = Field(1.0, gt=0, le=1e6)
@@ -165,14 +167,19 @@ class Partition(QueryAware, Merge):
 
     def _similarity(self, video: VideoTokens) -> Tensor:
         """[N] wide largest cosine with a row of the query."""
-        query_QD = self.query.embedding.to(video.tokens.device)
-        if query_QD.shape[1] != video.tokens.shape[1]:
+        compared_ND = video.tokens
+        if self.embedding is not None:
+            extra = row_extra(video, self.embedding, self.name)
+            compared_ND = float_rows(self.embedding, extra).detach().flatten(1)
+        query_QD = self.query.embedding.to(compared_ND.device)
+        if query_QD.shape[1] != compared_ND.shape[1]:
+            what = "tokens" if self.embedding is None else f"extras[{self.embedding!r}]"
             raise ShapeError(
-                f"'partition' compares tokens with a query of the same width, got "
-                f"{video.tokens.shape[1]} and {query_QD.shape[1]} features: embed the text "
-                f"with the encoder's own text model"
+                f"'partition' compares {what} of {compared_ND.shape[1]} features with a query of "
+                f"{query_QD.shape[1]}: embed both in one space, or name the extra to compare with "
+                f"embedding="
             )
-        return wide(best_match(video.tokens, query_QD)[0])
+        return wide(best_match(compared_ND, query_QD)[0])
 
     def _starts(self, video: VideoTokens, t_N: Tensor) -> tuple[int, ...]:
         """First frames of scenes."""
