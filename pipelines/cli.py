@@ -216,13 +216,14 @@ main.add_command(cache)
 
 @main.command(context_settings=CONTEXT)
 @click.option("--model", required=True, help="Folder or hub id of a video language model.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--name", help="What clients call it.  [default: the folder's name]")
 @click.option("--videos", type=click.Path(), help="Folder of videos that clients may name.")
 @click.option("--data", type=click.Path(), help="Folder that keeps uploads and tokens.")
 @click.option("--budget", default="1024", show_default=True, metavar="N|P%", help="For a video.")
 @click.option(
     "--method",
-    default="evs",
+    default="partition",
     show_default=True,
     metavar="NAME",
     help="Compressor of videos for which clients name none; none: all tokens.",

@@ -141,7 +141,12 @@ class LLMBackend:
         }
 
     def encode(self, path: Path, choice: Choice) -> VideoTokens:
-        """Tokens of a video, see ``VideoLLM.encode``."""
+        """Tokens of a video, see ``VideoLLM.encode``.
+
+        Raises:
+            BudgetError: they would not fit the model's context or the machine's memory.
+        """
+        self._llm.plan(Clip(path=path), choice.budget).check()
         if choice.method is None:
             return self._llm.encode(path)
         return self._llm.encode(path, compressor=stage_of(choice.method), budget=choice.budget)

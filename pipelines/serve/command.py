@@ -77,6 +77,7 @@ def _build(
     hosts: frozenset[str] | None,
     data: Path,
 ) -> "tuple[Server, Guard]":
+    from vidcomp.encode.vision import quiet
     from vidcomp.llm.model import VideoLLM
 
     from .app import Server, make_app
@@ -93,7 +94,13 @@ def _build(
     folder = None if options["videos"] is None else Path(options["videos"])
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"a folder of videos was wanted, got {folder}: pass one that is there")
-    llm = VideoLLM.load(options["model"], device=options["device"], dtype=options["dtype"])
+    with quiet():
+        llm = VideoLLM.load(
+            options["model"],
+            device=options["device"],
+            dtype=options["dtype"],
+            revision=options["revision"],
+        )
     name = options["name"] or Path(options["model"]).name
     server = Server(
         backend=LLMBackend(llm, name, limits),

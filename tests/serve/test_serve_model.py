@@ -166,7 +166,7 @@ def test_the_command_serves_until_it_is_told_to_stop(models, videos, tmp_path):
     assert process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in log.read_text()
     cache = vc.open_cache(tmp_path / "data" / "cache")
-    assert cache.keys() == ["square.mp4/evs@50%"]
+    assert cache.keys() == ["square.mp4/partition@50%"]
     assert list((tmp_path / "data" / "uploads").iterdir()) == []
 
 
