@@ -69,8 +69,9 @@ def bench_time(options: argparse.Namespace) -> None:
             f"14) and random weights: {frame_s:.4g} s, measured for one {one}, and multiplied by "
             f"{grid.t}, is {encoder_s:.4g} s. Published: the algorithm transcribed as its authors "
             f"describe it (scripts/bench_compress_parts/published*.py), on the same tokens in "
-            f"float32, called in turn with ours, in seconds of the processor: median of 2 to 5 rounds "
-            f"(of one that takes more than {_LONG_ROUND_S:g} s: that one). MiB: at the peak, above the input. "
+            f"float32, called in turn with ours, in seconds of the processor: median of 2 to 5 "
+            f"rounds (of one that takes more than {_LONG_ROUND_S:g} s: that one). MiB: at the "
+            f"peak, above the input. "
             f"{missing}",
         ),
     )
