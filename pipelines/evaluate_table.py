@@ -130,10 +130,10 @@ def _notes(
         lines.append(f"guessing among the options: {guessing:.3f}")
     unknown = sum(not question.has_answer for question in questions)
     if unknown:
-        lines.append(f"{unknown} questions have no published answer: answered, not judged")
+        lines.append(f"questions without a published answer: {unknown}; they are not judged")
     free = sum(not question.is_choice for question in questions)
     if free:
-        lines.append(f"{free} free answers: right if equal to a known one, which is strict")
+        lines.append(f"free answers: {free}; right if equal to a known one, which is strict")
     if any(result.versus is not None for result in results):
         lines.append("to full: less the accuracy with all tokens, paired, resampled by video")
     lines.append(f"prompt: {json_text(prompts.text(questions[0]))}, in the model's chat template")
