@@ -58,6 +58,7 @@ class Server:
         self._answers: Recent[str, tuple[Tokens, ...]] = Recent(self.limits.remembered)
         self._links: Recent[str, str] = Recent(self.limits.remembered)
         self._pictures: Recent[str, bytes] = Recent(self.limits.remembered)
+        self.turn = asyncio.Semaphore(1)
         self._closed = False
         self._drawing = asyncio.Semaphore(1)
         self._fetching = asyncio.Semaphore(2)
@@ -221,7 +222,7 @@ def _add_files(app: FastAPI, server: Server) -> None:
 
     @app.post("/v1/files")
     async def upload(request: Request) -> dict[str, object]:
-        return (await receive(request, server.library)).to_json()
+        return (await receive(request, server.library, server.turn)).to_json()
 
     @app.get("/v1/files/{name:path}")
     async def file(name: str) -> Response:

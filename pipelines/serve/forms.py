@@ -68,8 +68,13 @@ class _Form:
         self.is_whole = self.is_whole or self._in_file
 
 
-async def receive(request: Request, library: Library) -> Stored:
+async def receive(request: Request, library: Library, turn: asyncio.Semaphore) -> Stored:
     """Keep the field ``file`` of a form.
+
+    Args:
+        request: with the form.
+        library: that keeps it.
+        turn: of uploads that are looked at, so that many of them leave threads for other requests.
 
     Raises:
         RefusedError: the body is no form, has no file or several, or the file is refused.
@@ -83,7 +88,8 @@ async def receive(request: Request, library: Library) -> Stored:
         await _read(request, MultipartParser(boundary, form.callbacks()), form, incoming)
         if form.num_files != 1 or not form.is_whole or form.name is None:
             raise _none(f"it holds {form.num_files} whole files")
-        return await run_in_threadpool(incoming.keep, form.name)
+        async with turn:
+            return await run_in_threadpool(incoming.keep, form.name)
     except FormParserError as error:
         raise _none("its parts cannot be told apart") from error
     finally:

@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .limits import Limits, RefusedError
 
-__all__ = ["ChatRequest", "Part", "StreamOptions", "Turn", "VideoUrl", "parse_chat"]
+__all__ = [
+    "ChatRequest",
+    "Part",
+    "StreamOptions",
+    "TextPart",
+    "Turn",
+    "VideoPart",
+    "VideoUrl",
+    "parse_chat",
+]
 
 
 class _Strict(BaseModel):

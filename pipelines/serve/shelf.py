@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +18,11 @@ from .library import Stored
 from .limits import Recent, RefusedError
 
 __all__ = ["Choice", "Shelf", "Tokens"]
+
+_DTYPES: dict[torch.dtype, Literal["float16", "float32"]] = {
+    torch.float16: "float16",
+    torch.float32: "float32",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ class Shelf:
             StoreError: the folder holds tokens of another model, or cannot be written.
         """
         settings = StoreSettings(
-            dtype="float32" if dtype == torch.float32 else "bfloat16",
+            dtype=_DTYPES.get(dtype, "bfloat16"),
             assign=True,
             extras=tuple(identity["extras"]),
             frame_extras=tuple(identity["frame_extras"]),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -109,6 +110,22 @@ def test_answers_are_those_of_the_model(name, models, videos, tmp_path):
         kept = client.post("/v1/chat/completions", json=body).json()
         assert kept["vidcomp"]["videos"][0]["cached"]
         assert kept["choices"] == first["choices"]
+
+
+def test_several_clients_at_once_are_answered_as_if_alone(models, videos, tmp_path):
+    _, llm = models("qwen2_5_vl")
+    server = make_server(tmp_path, LLMBackend(llm, "tiny", Limits(prefixes=1)), videos=videos)
+    with running(server) as url, httpx.Client(base_url=url, timeout=120) as client:
+
+        def say(number):
+            video = ("square.mp4", "other.mp4")[number % 2]
+            body = ask((video, f"question {number}"), method="tome", budget="25%")
+            return client.post("/v1/chat/completions", json=body).json()["choices"]
+
+        alone = [say(number) for number in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(say, range(8))) == alone
+        assert len({json.dumps(one) for one in alone}) > 1
 
 
 def test_chance_follows_the_seed(models, videos, tmp_path):
