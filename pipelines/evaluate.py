@@ -157,31 +157,33 @@ class _Run:
     def _ask(
         self, arm: Arm, dense: VideoTokens | None, group: Sequence[Question]
     ) -> list[Answered]:
-        shown = tokens_of(arm, self.model, dense)
+        """Answers to questions that share what the model sees, or each see tokens of their own."""
+        if arm.asks and len(group) > 1:
+            return [answer for one in group for answer in self._ask(arm, dense, [one])]
+        shown = tokens_of(arm, self.model, dense, group[0].text)
         start_s = time.perf_counter()
         session = self.model.session(shown)
         shared_s = (time.perf_counter() - start_s) / len(group)
-        blank = {
+        whole = [] if dense is None or arm.kind == "blind" else [dense]
+        counts = {
             "arm": arm.name,
-            "frames": 0 if dense is None else frames_of(dense),
-            "tokens_before": 0 if dense is None else slots_of(self.model, [dense]),
+            "frames": sum(map(frames_of, whole)),
+            "tokens_before": slots_of(self.model, whole),
             "tokens_after": slots_of(self.model, shown),
         }
-        if arm.kind == "blind":  # the same whether the video was encoded for others or not
-            blank.update(frames=0, tokens_before=0)
         found = []
         for question in group:
             start_s = time.perf_counter()
             judged = judge(session, question, self.prompts)
             seconds = shared_s + time.perf_counter() - start_s
-            found.append(self._answered(question, judged, seconds, blank))
+            found.append(self._answered(question, judged, seconds, counts))
         return found
 
     def _answered(
-        self, question: Question, judged: Judged, seconds: float, blank: dict[str, Any]
+        self, question: Question, judged: Judged, seconds: float, counts: dict[str, Any]
     ) -> Answered:
         return Answered(
-            **blank,
+            **counts,
             id=question.id,
             video=question.video,
             kind=question.kind,

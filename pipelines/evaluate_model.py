@@ -80,6 +80,10 @@ class Model(Protocol):
         """Slots of a video that stand for no patch: newlines, CLS."""
         ...
 
+    def bind(self, stage: Compressor, question: str, /) -> Compressor:
+        """A stage that chooses tokens by a question, told it."""
+        ...
+
     def session(self, videos: Sequence[VideoTokens], /) -> Asked:
         """The videos, read once for many questions."""
         ...
@@ -120,6 +124,17 @@ class LoadedModel:
         """Slots of a video that stand for no patch: newlines, CLS."""
         return len(self.llm.adapter.layout(grid)) - grid.num_patches
 
+    def bind(self, stage: Compressor, question: str, /) -> Compressor:
+        """A stage that chooses tokens by a question, told it in the model's own words.
+
+        Raises:
+            ConfigError: the question has no words.
+        """
+        from vidcomp.llm.queries import bound
+        from vidcomp.llm.towers import WordRows
+
+        return bound(stage, question, WordRows(self.llm.adapter.model, self.llm.text.tokenizer))
+
     def session(self, videos: Sequence[VideoTokens], /) -> Asked:
         """The videos, read once for many questions; without one, questions alone."""
         return self.llm.session(videos) if videos else _Blind(self.llm)
@@ -154,6 +169,11 @@ class Arm:
         return self.method if self.budget is None else f"{self.method}@{self.share}"
 
     @property
+    def asks(self) -> bool:
+        """Whether every question gets tokens of its own."""
+        return isinstance(self.stage, QueryAware) and self.stage.lacks_query
+
+    @property
     def share(self) -> str:
         """The budget as a person writes it; empty where there is none."""
         return "" if self.budget is None else short_budget(self.budget)
@@ -173,8 +193,7 @@ def make_arms(
             (all tokens of fewer frames, as many tokens as the methods have).
 
     Raises:
-        ConfigError: an unknown method or baseline, nothing to do, or a method that needs a
-            question.
+        ConfigError: an unknown method or baseline, or nothing to do.
     """
     unknown = sorted(set(baselines) - {"full", "blind", "uniform_frames"})
     if unknown:
@@ -188,8 +207,6 @@ def make_arms(
     ]
     words = [*methods, *["uniform_frames"] * ("uniform_frames" in baselines and bool(budgets))]
     found = parse_methods(words) if words and budgets else []
-    for method in found:
-        _check_query(method)
     arms += [
         Arm(kind="method", method=method.label, stage=method.stage, budget=budget)
         for method in found
@@ -200,13 +217,16 @@ def make_arms(
     return arms
 
 
-def tokens_of(arm: Arm, model: Model, dense: VideoTokens | None) -> list[VideoTokens]:
+def tokens_of(
+    arm: Arm, model: Model, dense: VideoTokens | None, question: str = ""
+) -> list[VideoTokens]:
     """What the model sees in an arm: one video, or nothing.
 
     Args:
         arm: what is kept.
         model: that will read it.
         dense: all tokens; not needed by ``blind``.
+        question: what is asked, where the arm chooses by it.
 
     Raises:
         BudgetError: the method cannot reach the budget on this video.
@@ -224,8 +244,10 @@ def tokens_of(arm: Arm, model: Model, dense: VideoTokens | None) -> list[VideoTo
             f"the model adds {fixed} rows that stand for no patch to this video, got a budget of "
             f"{slots}: give at least {fixed + 1}"
         )
-    method = fit_to(Method(label=arm.method, stage=arm.stage), dense)
-    return [method.stage(dense, slots - fixed)]
+    stage = fit_to(Method(label=arm.method, stage=arm.stage), dense).stage
+    if arm.asks:
+        stage = model.bind(stage, question)
+    return [stage(dense, slots - fixed)]
 
 
 def slots_of(model: Model, videos: Sequence[VideoTokens]) -> int:
@@ -237,11 +259,3 @@ def frames_of(video: VideoTokens) -> int:
     """Frames that were sampled; repeats that fill the last tubelet do not count."""
     times = video.frame_extras.get(PTS)
     return video.grid.t if times is None else len(set(times.flatten().tolist()))
-
-
-def _check_query(method: Method) -> None:
-    if isinstance(method.stage, QueryAware) and method.stage.lacks_query:
-        raise ConfigError(
-            f"{method.label!r} chooses tokens by the question, and here all questions about a "
-            f"video share its tokens: leave it out"
-        )

@@ -53,7 +53,8 @@ class Harness:
         revision: of the hub.
 
     Raises:
-        ConfigError: no such model or method, or a method without a budget.
+        ConfigError: no such model or method, a method without a budget, or one that needs a
+            question.
     """
 
     def __init__(
@@ -78,6 +79,11 @@ class Harness:
         budgets = [] if budget is None else [Budget.parse(budget)]
         baselines = [] if compressor else ["full"]
         (self.arm,) = make_arms([compressor] * bool(compressor), budgets, baselines)
+        if self.arm.asks:
+            raise ConfigError(
+                f"{compressor!r} chooses tokens by the question, and here questions about a video "
+                f"share its tokens: take another method, or vidcomp evaluate"
+            )
         chosen: Sampler | None = None
         if num_frames is not None:
             chosen = sampler("uniform", num_frames=num_frames)

@@ -6,7 +6,7 @@ import torch
 
 from vidcomp.data.questions import LETTERS
 from vidcomp.errors import DecodeError
-from vidcomp.types import Grid, VideoTokens
+from vidcomp.types import Grid, QueryFeatures, VideoTokens
 
 GRID = Grid(4, 4, 4)
 
@@ -23,7 +23,7 @@ class FakeModel:
 
     def __init__(self, right, *, bias=0.0, extra_rows=0, broken=()):
         self.right, self.bias, self.extra_rows, self.broken = right, bias, extra_rows, broken
-        self.encoded, self.sessions, self.asked = [], [], []
+        self.encoded, self.sessions, self.asked, self.bound = [], [], [], []
 
     def encode(self, path, start_s, end_s, /):
         self.encoded.append((path, start_s, end_s))
@@ -37,6 +37,11 @@ class FakeModel:
 
     def structural(self, grid, /):
         return self.extra_rows
+
+    def bind(self, stage, question, /):
+        self.bound.append(question)
+        draw = torch.Generator().manual_seed(len(question))
+        return stage.bind(QueryFeatures(embedding=torch.randn(1, 8, generator=draw)))
 
     def session(self, videos, /):
         self.sessions.append([len(video) for video in videos])

@@ -127,6 +127,8 @@ def test_a_compressor_needs_a_budget(model):
         Harness(model, compressor="tome")
     with pytest.raises(ConfigError, match="go together"):
         Harness(model, budget=9)
+    with pytest.raises(ConfigError, match="by the question"):
+        Harness(model, compressor="cdpruner", budget=9)
 
 
 @pytest.mark.parametrize(
