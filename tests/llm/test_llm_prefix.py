@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from llm.test_llm_adapter import GREEDY, case, every_family
-from llm.tiny_llms import full_inputs
+from llm.test_llm_adapter import GREEDY, Case, case, every_family
+from llm.tiny_llms import CONFIGS, full_inputs, tiny_llm
 
 from vidcomp.errors import ConfigError
 from vidcomp.llm.prefix import Prefix
@@ -43,6 +43,29 @@ def test_logits_are_those_without_a_prefix(name):
     prompts = questions(one, [20, 21, 22], [30, 31, 32, 33, 34, 35], [40])
     prefix = Prefix(one.adapter, prompts[0], [one.small])
     found = prefix.next_logits(prompts)
+    for prompt, row in zip(prompts, found, strict=True):
+        expected = one.logits(one.adapter.inject(prompt, [one.small]))[0, -1]
+        torch.testing.assert_close(row, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "gemma3", "video_llava"])
+def test_beams_are_those_without_a_prefix(name):
+    one = case(name)
+    prompts = questions(one, [20, 21, 22], [40])
+    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 4, "do_sample": False}
+    found = Prefix(one.adapter, prompts[0], [one.small]).generate(prompts, **beams)
+    alone = [a for p in prompts for a in one.adapter.generate(p, [one.small], **beams)]
+    assert [answer.tolist() for answer in found] == [answer.tolist() for answer in alone]
+
+
+def test_windows_count_no_padding(monkeypatch):
+    """Gemma's layers look some places back, and padding between takes places."""
+    narrow = {**CONFIGS["gemma3"]["text_config"], "sliding_window": 8}
+    monkeypatch.setitem(CONFIGS, "gemma3", {**CONFIGS["gemma3"], "text_config": narrow})
+    monkeypatch.setattr("llm.test_llm_adapter.tiny_llm", tiny_llm.__wrapped__)
+    one = Case("gemma3")
+    prompts = questions(one, [20, 21, 22], [30, 31, 32, 33, 34, 35], [40])
+    found = Prefix(one.adapter, prompts[0], [one.small]).next_logits(prompts)
     for prompt, row in zip(prompts, found, strict=True):
         expected = one.logits(one.adapter.inject(prompt, [one.small]))[0, -1]
         torch.testing.assert_close(row, expected, atol=2e-5, rtol=1e-4)

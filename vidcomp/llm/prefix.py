@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidcomp.encode.vlm.families import is_recurrent
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
 from vidcomp.llm.inject import Filled, fill, join
+from vidcomp.llm.padding import feels_padding
 from vidcomp.llm.prompt import Prompt
 from vidcomp.types import VideoTokens
 
@@ -57,8 +57,7 @@ class Prefix:
     def generate(self, prompts: Sequence[Prompt], **settings: Any) -> list[Tensor]:
         """The new tokens of the answers, as ``Adapter.generate`` without a prefix gives them.
 
-        Questions are answered together; one by one where layers are recurrent, whose state the
-        padding between would enter.
+        Questions are answered together; one by one where layers would feel the padding between.
 
         Args:
             prompts: questions about the same videos.
@@ -70,17 +69,23 @@ class Prefix:
         Raises:
             ConfigError: a prompt that begins otherwise.
         """
-        if len(prompts) > 1 and is_recurrent(self._adapter.model.config):
+        if len(prompts) > 1 and feels_padding(self._adapter.model.config):
             return [answer for one in prompts for answer in self.generate([one], **settings)]
-        return self._adapter.say(self.inputs(prompts), settings)
+        several = max(settings.get("num_beams") or 1, settings.get("num_return_sequences") or 1)
+        return self._adapter.say(self.inputs(prompts, several), settings)
 
-    def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    def inputs(self, prompts: Sequence[Prompt], several: int = 1) -> dict[str, Any]:
         """What ``model.generate`` takes, with a copy of the keys and values.
+
+        Args:
+            prompts: see ``generate``.
+            several: rows that ``generate`` makes of each prompt, as its beams: it repeats the
+                prompts, but not what was read before.
 
         Raises:
             ConfigError: a prompt that begins otherwise.
         """
-        return {**self._whole(prompts), "past_key_values": self._copy(len(prompts))}
+        return {**self._whole(prompts), "past_key_values": self._copy(len(prompts) * several)}
 
     @torch.no_grad()
     def next_logits(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -89,7 +94,7 @@ class Prefix:
         Raises:
             ConfigError: a prompt that begins otherwise.
         """
-        if len(prompts) > 1 and is_recurrent(self._adapter.model.config):
+        if len(prompts) > 1 and feels_padding(self._adapter.model.config):
             return torch.cat([self.next_logits([one]) for one in prompts])
         inputs = self._whole(prompts)
         for name in ("input_ids", "position_ids"):
@@ -101,7 +106,8 @@ class Prefix:
     def _copy(self, num: int) -> Any:
         cache = copy.deepcopy(self._cache)
         if num > 1:
-            cache.batch_repeat_interleave(num)
+            # Not batch_repeat_interleave, which states of recurrent layers lack.
+            cache.reorder_cache(torch.zeros(num, dtype=torch.int64))
         return cache
 
     def _whole(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
