@@ -267,3 +267,5 @@ def test_recurrent_models_are_not_packed():
     assert [one.text for one in both] == [one.text for one in alone]
     session = model.session(rows[:1])
     assert session.ask_all(["why?", "who is this?"], **greedy)[0].text == alone[0].text
+    beams = {"num_beams": 2, "max_new_tokens": 3, "do_sample": False}
+    assert session.ask("why?", **beams).text == model.ask("why?", rows[:1], **beams).text

@@ -129,5 +129,6 @@ class PlainSession:
         several = max(settings.get("num_beams") or 1, settings.get("num_return_sequences") or 1)
         cache = copy.deepcopy(self._cache)
         if (num := len(prompts) * several) > 1:
-            cache.batch_repeat_interleave(num)
+            # Not batch_repeat_interleave, which states of recurrent layers lack.
+            cache.reorder_cache(torch.zeros(num, dtype=torch.int64))
         return {**self._inputs_of(prompts), "past_key_values": cache}
