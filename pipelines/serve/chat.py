@@ -191,9 +191,10 @@ def _until(pieces: Generator[str], stops: Sequence[str]) -> Generator[str, None,
         held, longest = "", max(map(len, stops)) - 1
         for piece in source:
             held += piece
-            found = [place for place in map(held.find, stops) if place >= 0]
-            if found:
-                yield held[: min(found)]
+            found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops]
+            found = [(end, place) for end, place in found if place >= 0]
+            if found:  # the word that is whole first, however the text was cut into pieces
+                yield held[: min(found)[1]]
                 return True
             sure = max(0, len(held) - longest)
             if sure:

@@ -128,6 +128,24 @@ def test_several_clients_at_once_are_answered_as_if_alone(models, videos, tmp_pa
         assert len({json.dumps(one) for one in alone}) > 1
 
 
+def test_a_client_that_goes_stops_the_model(models, videos, tmp_path):
+    _, llm = models("qwen3_vl")
+    llm.adapter.model.generation_config.eos_token_id = None  # an answer as long as it may be
+    server = make_server(tmp_path, LLMBackend(llm, "tiny", Limits()), videos=videos)
+    steps = []
+    said = server.backend.talk
+    server.backend.talk = lambda *asked: steps.append(said(*asked)) or steps[-1]
+    with running(server) as url, httpx.Client(base_url=url, timeout=120) as client:
+        body = ask(("square.mp4", "?"), stream=True) | {"max_tokens": 1000}
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            next(answer.iter_bytes())
+        until = time.monotonic() + 20
+        while server.thread.is_busy and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not server.thread.is_busy
+        assert steps[0].num_new() < 900
+
+
 def test_chance_follows_the_seed(models, videos, tmp_path):
     _, llm = models("qwen3_vl")
     server = make_server(tmp_path, LLMBackend(llm, "tiny", Limits()), videos=videos)
