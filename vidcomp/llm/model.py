@@ -26,7 +26,7 @@ from vidcomp.llm.plan import Part, Plan, check_length, make_plan, slots_of
 from vidcomp.llm.prompt import Prompt
 from vidcomp.llm.sampling import sampling_of
 from vidcomp.llm.session import Answer, Session, answer_of, letter_scores, pieces, sizes_of
-from vidcomp.llm.text import Message, TextProcessor
+from vidcomp.llm.text import Message, TextProcessor, times_of
 from vidcomp.llm.verify import check_identity
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, outline, stream_frames
@@ -118,6 +118,7 @@ class VideoLLM:
             ConfigError: it cannot be found or read, or is of no known family.
         """
         name = str(model)
+        _check_place(device, dtype)
         checkpoint = find_checkpoint(name, revision, with_text=True)
         loaded = load_whole(checkpoint, dtype).to(device)
         config, folder = loaded.config, checkpoint.folder
@@ -170,7 +171,8 @@ class VideoLLM:
 
     def _part(self, video: Video, budget: Budget | None, compressor: Compressor | None) -> Part:
         if isinstance(video, VideoTokens):
-            grid, num_frames, seconds = video.grid, video.grid.t, video.num_seconds
+            grid, seconds = video.grid, video.num_seconds
+            num_frames = times_of(video).numel()
             held = len(video)
         else:
             seen = outline(self.request(_clip(video)))
@@ -319,6 +321,19 @@ class VideoLLM:
     def session(self, videos: Sequence[VideoTokens]) -> Session:
         """The videos, read once for many questions."""
         return Session(self, videos)
+
+
+def _check_place(device: str, dtype: str) -> None:
+    known = ("auto", "float32", "bfloat16", "float16", "float64")
+    if dtype not in known:
+        raise ConfigError(f"the dtype is one of {', '.join(known)}, got {dtype!r}: choose one")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the device {device!r} cannot be used ({reason}): vidcomp doctor shows what works here"
+        ) from error
 
 
 def _clip(video: Clip | str | PathLike[str]) -> Clip:

@@ -69,11 +69,11 @@ class Plan:
             BudgetError: the prompt exceeds the context, or tokens, keys and values the free memory.
         """
         if self.context_length and self.num_prompt > self.context_length:
+            excess = self.num_prompt - self.context_length
             raise BudgetError(
                 f"the prompt and the answer need about {self.num_prompt:,} tokens, "
                 f"{self.num_video:,} of them for the video, and the model takes "
-                f"{self.context_length:,}: lower the budget by "
-                f"{self.num_prompt - self.context_length:,} or more"
+                f"{self.context_length:,}: {_instead(excess, self.num_video, 'ask for')}"
             )
         needed = self.tokens_bytes + self.keys_bytes
         if self.free_bytes and needed > self.free_bytes:
@@ -134,9 +134,16 @@ def check_length(config: Any, num_prompt: int, num_video: int, max_new_tokens: i
     if most and needed > most:
         raise BudgetError(
             f"the prompt and the answer need {needed:,} tokens, {num_video:,} of them for the "
-            f"video, and the model takes {most:,}: shorten the question, or lower the budget by "
-            f"{needed - most:,} or more"
+            f"video, and the model takes {most:,}: shorten the question, or "
+            f"{_instead(needed - most, num_video, 'take')}"
         )
+
+
+def _instead(excess: int, num_video: int, verb: str) -> str:
+    """What to do about so many tokens too many."""
+    if excess < num_video:
+        return f"lower the budget by {excess:,} or more"
+    return f"{verb} an answer that is shorter (max_new_tokens) by {excess:,} or more"
 
 
 def _numbers_a_token(config: Any) -> int:
