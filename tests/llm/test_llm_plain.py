@@ -1,5 +1,7 @@
 """Plain language models read projected tokens among those of the text."""
 
+import copy
+
 import pytest
 import torch
 from llm.tiny_plain import PLAIN, TEMPLATE, clip, letters, plain_model
@@ -7,7 +9,7 @@ from llm.tiny_plain import PLAIN, TEMPLATE, clip, letters, plain_model
 from vidcomp import projector
 from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
-from vidcomp.llm.chat import USER_ASSISTANT, Chat
+from vidcomp.llm.chat import USER_ASSISTANT, Chat, Template
 from vidcomp.llm.plain import PlainLLM
 from vidcomp.types import QueryFeatures
 
@@ -275,3 +277,29 @@ def test_models_that_read_ids_in_every_layer_are_refused():
     )
     with pytest.raises(ConfigError, match="every layer"):
         PlainLLM(AutoModelForCausalLM.from_config(config), letters())
+
+
+def test_templates_get_their_arguments():
+    jinja = TEMPLATE + "{% if not thinks %}<none>{% endif %}"
+    for thinks, ending in ((True, "[assistant]\n"), (False, "[assistant]\n<none>")):
+        (text,) = Chat(letters(), Template(jinja, {"thinks": thinks})).pieces("why?", 0)
+        assert text.endswith(ending)
+    with pytest.raises(ConfigError, match="does not read thinks"):
+        Chat(letters(), Template(arguments={"thinks": True})).pieces("why?", 0)
+
+
+def test_half_precision_keeps_its_type_and_the_projector_its_own():
+    model = llm("llama")
+    half = PlainLLM(copy.deepcopy(model.model).bfloat16(), letters(), model.projector)
+    inputs = half.inputs([half.prompt("why?", [clip(6)])])
+    assert inputs["inputs_embeds"].dtype == torch.bfloat16
+    assert model.projector.dtype == torch.float32
+    scores = half.session([clip(6)]).option_scores("A or B?", "AB")
+    expected = model.option_scores("A or B?", [clip(6)], "AB")
+    assert (scores - expected).abs().max() < 0.5
+    assert half.verify() < 0.1
+
+
+def test_no_questions_have_no_answers():
+    model = llm("llama")
+    assert model.ask_all([]) == model.session([clip(6)]).ask_all([]) == []

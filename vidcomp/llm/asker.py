@@ -140,6 +140,8 @@ class Asker(ABC, Generic[Prompt]):
         """
         if len(questions) > 1 and is_recurrent(self.model.config):
             return [answer for one in questions for answer in self.ask_all([one], **settings)]
+        if not questions:
+            return []
         start_s = time.perf_counter()
         prompts = [self._checked(messages, videos, settings) for messages, videos in questions]
         said = self.say(self.inputs(prompts), settings)

@@ -1,6 +1,7 @@
 """Questions to models that know no videos: their own chat template, cut where videos stand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from vidcomp.errors import ConfigError
 from vidcomp.llm.text import Message
 
-__all__ = ["USER_ASSISTANT", "Chat"]
+__all__ = ["USER_ASSISTANT", "Chat", "Template"]
 
 USER_ASSISTANT = """\
 {{ bos_token }}{% for message in messages %}\
@@ -23,18 +24,30 @@ _SIGN = "\ue000"
 """A private character, which stands for a video until the text is cut."""
 
 
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a conversation is written."""
+
+    jinja: str | None = None
+    """Given ``messages`` whose contents are texts; ``None``: the tokenizer's own."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What else the template reads, as ``{"enable_thinking": False}``."""
+
+
 class Chat:
     """Text in and out of a plain language model.
 
     Args:
         tokenizer: of transformers.
-        template: Jinja, given ``messages`` whose contents are texts; ``None``: the tokenizer's own.
+        template: Jinja, or a ``Template``; ``None``: the tokenizer's own.
         video: text that is put where a video stands, for models that have a sign for it.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, *, video: str = "") -> None:
+    def __init__(
+        self, tokenizer: Any, template: str | Template | None = None, *, video: str = ""
+    ) -> None:
         self.tokenizer = tokenizer
-        self.template = template
+        self.template = template if isinstance(template, Template) else Template(template)
         self._video = video
 
     def pieces(
@@ -50,7 +63,7 @@ class Chat:
 
         Raises:
             ConfigError: other numbers of videos, parts that are neither text nor video, no
-                template, or one that refuses the conversation.
+                template, one that refuses the conversation, or arguments that it does not read.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": f"{_SIGN}\n" * num_videos + messages}]
@@ -83,11 +96,16 @@ class Chat:
     def _written(self, turns: Sequence[Message], *, answers: bool) -> str:
         from jinja2 import TemplateError
 
-        template = self.template or getattr(self.tokenizer, "chat_template", None)
+        template = self.template.jinja or getattr(self.tokenizer, "chat_template", None)
         if template is None:
             raise ConfigError(
                 "the tokenizer has no chat template, and a question cannot be put without one: "
                 "give template=, for instance vidcomp.llm.chat.USER_ASSISTANT"
+            )
+        unread = [name for name in self.template.arguments if name not in template]
+        if unread:
+            raise ConfigError(
+                f"the chat template does not read {', '.join(unread)}: leave out such arguments"
             )
         try:
             text: str = self.tokenizer.apply_chat_template(
@@ -95,6 +113,7 @@ class Chat:
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=answers,
+                **self.template.arguments,
             )
         except TemplateError as error:
             raise ConfigError(

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.llm.asker import Asked, Asker, load_parts
-from vidcomp.llm.chat import Chat
+from vidcomp.llm.chat import Chat, Template
 from vidcomp.llm.session import Answer
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
@@ -97,7 +97,7 @@ class CrossAttentionLLM(Asker[CrossPrompt]):
         tokenizer: Any,
         projector: "Projector | None" = None,
         *,
-        template: str | None = None,
+        template: str | Template | None = None,
     ) -> None:
         kind = str(model.config.model_type)
         if kind not in _SIGNS:
@@ -131,7 +131,7 @@ class CrossAttentionLLM(Asker[CrossPrompt]):
         device: str = "cpu",
         dtype: str = "auto",
         revision: str | None = None,
-        template: str | None = None,
+        template: str | Template | None = None,
     ) -> Self:
         """A checkpoint with its tokenizer.
 

@@ -20,7 +20,7 @@ from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.geometry import frame_numbers
 from vidcomp.llm.asker import Asker, load_parts
-from vidcomp.llm.chat import Chat
+from vidcomp.llm.chat import Chat, Template
 from vidcomp.llm.text import Message, times_of
 from vidcomp.types import Query, TokenBatch, VideoTokens
 
@@ -81,7 +81,7 @@ class PlainLLM(Asker[PlainPrompt]):
         projector: "Projector | None" = None,
         *,
         timestamps: bool = False,
-        template: str | None = None,
+        template: str | Template | None = None,
         ask_by: Callable[[str], Query] | None = None,
     ) -> None:
         super().__init__(model, Chat(tokenizer, template))

@@ -80,6 +80,8 @@ class PlainSession:
         """
         if len(questions) > 1 and feels_padding(self._llm.model.config):
             return [answer for one in questions for answer in self.ask_all([one], **settings)]
+        if not questions:
+            return []
         start_s = time.perf_counter()
         prompts = [self._prompt(question) for question in questions]
         for prompt in prompts:
