@@ -115,8 +115,10 @@ def test_plans_refuse_early_with_numbers(models, file):
     assert plan.num_video == 64
     assert "64" in str(plan)
     plan.check()
-    with pytest.raises(BudgetError, match=r"lower the budget by [\d,]+ or more"):
+    with pytest.raises(BudgetError, match=r"an answer that is shorter .* by [\d,]+ or more"):
         model.plan(clip(file), 64, max_new_tokens=5000).check()
+    with pytest.raises(BudgetError, match=r"lower the budget by [\d,]+ or more"):
+        model.plan(clip(file), 64, max_new_tokens=3970).check()
     both = model.plan([clip(file), clip(file)], 64)
     assert (both.num_video, both.num_tokens) == (128, 2 * plan.num_tokens)
     streams = model.plan(clip(file, 24), 64, compressor=compressor("partition"))
