@@ -95,3 +95,24 @@ def test_a_token_is_asked_for(tmp_path):
         assert page.run("document.getElementById('entry').hidden")
         ask(page, "hello there")
         page.wait("document.querySelector('.assistant')?.textContent === 'hello there '")
+
+
+def test_a_video_of_the_folder_is_chosen(tmp_path):
+    (tmp_path / "videos" / "day 1").mkdir(parents=True)
+    write_clip(tmp_path / "videos" / "day 1" / "a#b?.mp4", moving_square(8, 64, 96))
+    model = FakeModel()
+    server = make_server(tmp_path / "data", model, videos=tmp_path / "videos")
+    with running(server) as url, browser(tmp_path / "profile") as page:
+        page.open(url)
+        page.wait("document.getElementById('chosen').options.length === 2")
+        page.run(
+            "document.getElementById('chosen').value = 'day 1/a#b?.mp4';"
+            "document.getElementById('chosen').dispatchEvent(new Event('change'))"
+        )
+        page.wait("document.getElementById('video').videoWidth === 96")
+        ask(page, "what is it")
+        page.wait("document.getElementById('map').naturalWidth > 100")
+        ready(page)
+        assert said(page) == ["what is it "]
+        assert model.encoded == [("a#b?.mp4", "dense")]
+        assert page.faults == []
