@@ -1,5 +1,6 @@
 """The plug-in of lmms-eval: found by its entry point, asks like ``VideoLLM`` itself."""
 
+import json
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -231,6 +232,69 @@ def test_the_simple_form(registry, model, clip_paths, harness):
     assert all(loss > 0 for loss, _ in losses), "losses, not log-probabilities"
     with pytest.raises(ConfigError, match="videos and texts"):
         made.generate_until([request("?", given, lambda doc: [object()], 0, "task", "test")])
+
+
+TASK = """\
+task: tiny
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {rows}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function tiny_utils.visual
+doc_to_text: !function tiny_utils.text
+doc_to_messages: !function tiny_utils.messages
+doc_to_target: answer
+generation_kwargs:
+  max_new_tokens: 4
+process_results: !function tiny_utils.results
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
+UTILS = """\
+def visual(doc):
+    return [doc["path"]]
+
+def text(doc, **kwargs):
+    return doc["question"]
+
+def messages(doc, **kwargs):
+    parts = [{"type": "video", "url": doc["path"]}, {"type": "text", "text": text(doc)}]
+    return [{"role": "user", "content": parts}]
+
+def results(doc, results):
+    return {"acc": float(results[0] == doc["answer"])}
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of other people's packages
+def test_a_task_is_evaluated_by_lmms_eval_itself(model, clip_paths, harness, tmp_path):
+    evaluator = pytest.importorskip("lmms_eval.evaluator", exc_type=ImportError)
+    from lmms_eval.models import MODEL_REGISTRY_V2
+    from lmms_eval.tasks import TaskManager
+
+    MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
+    rows = []
+    for doc in DOCS:
+        path = clip_paths[doc["v"]]
+        right = harness.answer(turn(path, doc["q"]), max_new_tokens=4, do_sample=False)
+        rows.append({"path": path, "question": doc["q"], "answer": right})
+    rows[0]["answer"] = "something else"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "tiny.yaml").write_text(TASK.format(rows=tmp_path / "rows.json"))
+    (tmp_path / "tiny_utils.py").write_text(UTILS)
+    found = evaluator.simple_evaluate(
+        model="vidcomp",
+        model_args=f"pretrained={model},compressor=tome,budget=25%,num_frames=4,dtype=float32",
+        tasks=["tiny"],
+        task_manager=TaskManager(include_path=str(tmp_path), model_name="vidcomp"),
+        batch_size=1,
+        device="cpu",
+    )
+    assert found["results"]["tiny"]["acc,none"] == pytest.approx(5 / 6)
 
 
 def test_ends_of_answers():
