@@ -88,6 +88,22 @@ def test_safe_open_reads_every_tensor_without_our_code(data, tmp_path_factory):
     assert found == {}
 
 
+def test_extras_are_named_by_patterns_that_may_match_none(tmp_path):
+    video = tiny(
+        extras={
+            "deepstack.0": torch.rand(5, 2),
+            "deepstack.1": torch.rand(5, 2),
+            "x": torch.rand(5),
+        }
+    )
+    chosen = StoreSettings(extras=("x", "deepstack.*", "none*"), frame_extras=("structural*",))
+    write(tmp_path / "a", {"v": video}, settings=chosen)
+    found = open_cache(tmp_path / "a")["v"]
+    assert set(found.extras) == {"x", "deepstack.0", "deepstack.1"}
+    assert torch.equal(found.extras["deepstack.1"], video.extras["deepstack.1"])
+    assert found.frame_extras == {}
+
+
 def test_provenance_and_extras_are_kept_only_when_asked_for(tmp_path):
     video = tiny(extras={"saliency": torch.rand(5), "keys": torch.rand(5, 2)})
     write(tmp_path / "a", {"v": video})

@@ -48,8 +48,8 @@ class Compressing:
         made: Compressor = COMPRESSORS.make(method) if isinstance(method, str) else method
         if isinstance(made, QueryAware) and made.lacks_query:
             raise ConfigError(
-                f"the method {method!r} chooses by a query, got none: bind one "
-                f"(compressor.bind(query)), or take another method"
+                f"the method {made.name!r} chooses by a query, got none: bind one "
+                f"(docs/queries.md), or take another method"
             )
         return cls(made, Budget.parse(budget))
 
