@@ -165,7 +165,7 @@ WINDOWED = {
     "tokenpacker": Case(oracle=tokenpacker),
     "molmo2": Case(oracle=molmo2, dim_in=1152, cpu={"dim_ff": 4096}),
     "edgetam_perceiver": Case(
-        oracle=edgetam, grid=Grid(8, 64, 64), dim_in=64, dim_out=64, cpu={"dim_out": 64}
+        oracle=edgetam, grid=Grid(4, 64, 64), dim_in=64, dim_out=64, cpu={"dim_out": 64}
     ),
     "vl_mamba": Case(oracle=vl_mamba, grid=Grid(1, 48, 48), cpu={"dim_out": 256}),
 }

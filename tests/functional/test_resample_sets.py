@@ -163,7 +163,7 @@ def test_a_large_set_is_mixed_piece_by_piece(monkeypatch):
     shares = torch.rand(1, 5, 12, generator=draw)
     inputs = video, torch.arange(12)[None], shares / shares.sum(dim=2, keepdim=True)
     whole = resample_sets(*inputs, torch.zeros(5, 3))
-    monkeypatch.setattr(module, "_PIECE", 24)
+    monkeypatch.setattr(module, "_SUMMED", 5)
     pieces = resample_sets(*inputs, torch.zeros(5, 3))
     torch.testing.assert_close(pieces.positions, whole.positions)
     torch.testing.assert_close(pieces.mass, whole.mass)

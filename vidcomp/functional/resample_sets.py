@@ -19,9 +19,10 @@ from vidcomp.types import VideoTokens
 
 __all__ = ["resample_sets"]
 
-_AT_ONCE, _PIECE = 1 << 20, 1 << 17
-"""Shares of which a processor mixes so many sets in one go, and so many of a larger set: more would
-leave its caches."""
+_AT_ONCE = 1 << 20
+"""Shares of which a processor mixes so many sets in one go: more would leave its caches."""
+_SUMMED = 1 << 10
+"""Rows of one large set whose shares are added up in their own type."""
 _KEPT = 1 << 16, 1 << 24
 """Entries of a provenance from which on, and up to which, its places are kept for the next video:
 fewer are made at once, more (256 MiB) are too large to keep."""
@@ -84,7 +85,7 @@ def _mixed_sets(x_CNF: Tensor, parts: Sequence[tuple[Tensor, Tensor | None]]) ->
     taken_CN = x_CNF.new_zeros(x_CNF.shape[:2])
     for share_CKW, places in parts:
         if places is None:
-            taken_CN += share_CKW.sum(dim=1)
+            taken_CN += (share_CKW.new_ones(1, share_CKW.shape[1]) @ share_CKW).squeeze(1)
         else:
             taken_CN.scatter_add_(1, places.clamp(min=0).flatten(1), wide(share_CKW.flatten(1)))
     # A row that nothing is taken from gives its mass to none; 1 keeps its quotient finite.
@@ -94,25 +95,27 @@ def _mixed_sets(x_CNF: Tensor, parts: Sequence[tuple[Tensor, Tensor | None]]) ->
 
 def _read(x_CNF: Tensor, share_CKW: Tensor, places_CKW: Tensor | None) -> Tensor:
     """[C, K, F] of one kind."""
-    (sets, new, old), x_CFN = share_CKW.shape, x_CNF.transpose(1, 2).contiguous()
+    sets = len(share_CKW)
     if places_CKW is None:
-        # One large set piece by piece: what is twice as wide would not fit into the caches.
-        step = max(1, _PIECE // old) if sets == 1 and share_CKW.is_cpu else new
-        pieces = [
-            x_CFN @ wide(piece).transpose(1, 2) for piece in torch.split(share_CKW, step, dim=1)
-        ]
-        return torch.cat(pieces, dim=2).transpose(1, 2)
+        x_CFN = x_CNF.transpose(1, 2).contiguous()
+        if sets > 1 or not share_CKW.is_cpu:
+            return (x_CFN @ wide(share_CKW).transpose(1, 2)).transpose(1, 2)
+        # One large set: sums of some rows as they are, added up in float64; shares that are twice
+        # as wide would not fit into the caches.
+        parts = zip(x_CFN.split(_SUMMED, dim=2), share_CKW.split(_SUMMED, dim=2), strict=True)
+        some = [(x.to(share) @ share.transpose(1, 2)).to(x) for x, share in parts]
+        return torch.stack(some).sum(dim=0).transpose(1, 2)
     at = torch.arange(sets, device=x_CNF.device)[:, None, None]
     return (wide(share_CKW)[:, :, None] @ x_CNF[at, places_CKW.clamp(min=0)]).squeeze(2)
 
 
 def _spans(video: VideoTokens, rows_CN: Tensor) -> Tensor:
     """[C, 2] seconds from the first start to the last stop of each set."""
-    start_CN, stop_CN = video.spans[rows_CN.clamp(min=0)].unbind(dim=-1)
-    missing_CN = rows_CN < 0
-    start_C = start_CN.masked_fill(missing_CN, torch.inf).amin(dim=1)
-    stop_C = stop_CN.masked_fill(missing_CN, -torch.inf).amax(dim=1)
-    return torch.stack([start_C, stop_C], dim=1)
+    first_C1 = rows_CN[:, :1]  # in place of rows that are missing; no set is empty
+    start_CN, stop_CN = (
+        column[torch.where(rows_CN < 0, first_C1, rows_CN)] for column in video.spans.unbind(dim=1)
+    )
+    return torch.stack([start_CN.amin(dim=1), stop_CN.amax(dim=1)], dim=1)
 
 
 def _weights(video: VideoTokens, rows_CN: Tensor, sources: SetSources) -> Tensor | None:

@@ -293,10 +293,18 @@ def _in_pieces(
         query = query_BKD[own if len(query_BKD) > 1 else slice(None), some]
         key = key_BND[own if len(key_BND) > 1 else slice(None)]
         mask = None if mask_BN is None else mask_BN[own]
-        attention = _logits(query, key, mask, heads, groups, scale).softmax(dim=-1)
+        logits_BHKN = _logits(query, key, mask, heads, groups, scale)
         value_BHNE = _for_all(_split(value_BNE[own], groups), heads)
-        read_BKE[own, some] = _mixed(attention, value_BHNE)
-        _floored(_over_heads(attention), mask, shares_BKN[own, some])
+        shares = shares_BKN[own, some]
+        if heads == 1 and logits_BHKN.dtype == shares.dtype and len(logits_BHKN) == len(shares):
+            # The attention of the only head is made where the shares are to be.
+            attention = torch.softmax(logits_BHKN, dim=-1, out=shares[:, None])
+            read_BKE[own, some] = _mixed(attention, value_BHNE)
+            _floored(shares, mask, shares)
+        else:
+            attention = logits_BHKN.softmax(dim=-1)
+            read_BKE[own, some] = _mixed(attention, value_BHNE)
+            _floored(_over_heads(attention), mask, shares)
     return read_BKE, shares_BKN
 
 
