@@ -10,6 +10,7 @@ from vidcomp import projector
 from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.llm.chat import USER_ASSISTANT, Chat, Template
+from vidcomp.llm.engines import mixed_prompt
 from vidcomp.llm.plain import PlainLLM
 from vidcomp.types import QueryFeatures
 
@@ -303,3 +304,26 @@ def test_half_precision_keeps_its_type_and_the_projector_its_own():
 def test_no_questions_have_no_answers():
     model = llm("llama")
     assert model.ask_all([]) == model.session([clip(6)]).ask_all([]) == []
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    plain_model("llama").save_pretrained(tmp_path)
+    letters().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["model.layers.0.mlp.up_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="lack 1 tensors of LlamaForCausalLM"):
+        PlainLLM.load(tmp_path)
+
+
+def test_a_prompt_is_one_of_vllm():
+    model = llm("gemma2")
+    prompt = model.prompt("why?", [clip(6), clip(6, t=2, seed=1)])
+    mixed = mixed_prompt(prompt.parts)
+    is_text = torch.tensor(mixed["prompt_is_token_ids"])
+    words = model.model.get_input_embeddings()(torch.tensor(mixed["prompt_token_ids"]))
+    rows = torch.where(is_text[:, None], words, mixed["prompt_embeds"])
+    assert torch.equal(rows, model.embedded(prompt))
+    assert int((~is_text).sum()) == prompt.num_video == 20

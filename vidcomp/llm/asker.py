@@ -18,7 +18,7 @@ from vidcomp.llm.session import Answer, letter_scores, pieces
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
 
-__all__ = ["MOST_NEW", "Asked", "Asker", "Counted", "load_parts"]
+__all__ = ["MOST_NEW", "Asked", "Asker", "Counted"]
 
 MOST_NEW = 256
 """Tokens of an answer, where neither settings nor the checkpoint say how many."""
@@ -226,36 +226,6 @@ class Asker(ABC, Generic[Prompt]):
         prompt = self.prompt(messages, videos)
         self.check_length(prompt, settings)
         return prompt
-
-
-def load_parts(
-    kind: str, model: str, device: str, dtype: str, revision: str | None
-) -> tuple[Any, Any]:
-    """A model by one of transformers' auto classes, and its tokenizer.
-
-    Args:
-        kind: name of the auto class.
-        model: folder or hub id.
-        device: where it runs.
-        dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        revision: of the hub.
-
-    Raises:
-        ConfigError: it cannot be found or read.
-    """
-    import transformers
-
-    auto: Any = getattr(transformers, kind)
-    try:
-        loaded = auto.from_pretrained(model, revision=revision, dtype=dtype)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"no language model with its tokenizer can be loaded from {model!r} ({first}): give a "
-            f"folder with config.json, weights and tokenizer, or a hub id"
-        ) from error
-    return loaded.eval().to(device), tokenizer
 
 
 def _up_to(ids_A: Tensor, ends: int | list[int] | None) -> Tensor:

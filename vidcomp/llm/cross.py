@@ -24,8 +24,9 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ConfigError, ShapeError
-from vidcomp.llm.asker import Asked, Asker, load_parts
+from vidcomp.llm.asker import Asked, Asker
 from vidcomp.llm.chat import Chat, Template
+from vidcomp.llm.loading import load_with_tokenizer
 from vidcomp.llm.session import Answer
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
@@ -146,8 +147,14 @@ class CrossAttentionLLM(Asker[CrossPrompt]):
         Raises:
             ConfigError: it cannot be found or read, see also the class.
         """
-        kind = "AutoModelForImageTextToText"
-        loaded, tokenizer = load_parts(kind, str(model), device, dtype, revision)
+        loaded, tokenizer = load_with_tokenizer(
+            "AutoModelForImageTextToText",
+            str(model),
+            what="language model",
+            device=device,
+            dtype=dtype,
+            revision=revision,
+        )
         moved = None if projector is None else projector.to(device)
         return cls(loaded, tokenizer, moved, template=template)
 

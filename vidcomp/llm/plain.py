@@ -19,8 +19,9 @@ from torch.nn.functional import pad
 from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.geometry import frame_numbers
-from vidcomp.llm.asker import Asker, load_parts
+from vidcomp.llm.asker import Asker
 from vidcomp.llm.chat import Chat, Template
+from vidcomp.llm.loading import load_with_tokenizer
 from vidcomp.llm.text import Message, times_of
 from vidcomp.types import Query, TokenBatch, VideoTokens
 
@@ -120,7 +121,14 @@ class PlainLLM(Asker[PlainPrompt]):
         Raises:
             ConfigError: it cannot be found or read, see also the class.
         """
-        loaded, tokenizer = load_parts("AutoModelForCausalLM", str(model), device, dtype, revision)
+        loaded, tokenizer = load_with_tokenizer(
+            "AutoModelForCausalLM",
+            str(model),
+            what="language model",
+            device=device,
+            dtype=dtype,
+            revision=revision,
+        )
         moved = None if projector is None else projector.to(device)
         return cls(loaded, tokenizer, moved, **settings)
 

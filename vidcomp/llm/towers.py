@@ -22,6 +22,7 @@ from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.geometry import frame_numbers
 from vidcomp.functional.merge import merge_by_assignment
 from vidcomp.functional.resize import Resize
+from vidcomp.llm.loading import load_with_tokenizer
 from vidcomp.types import Frames, VideoTokens
 
 __all__ = ["JOINT", "Reader", "TextTower", "WordRows"]
@@ -89,22 +90,19 @@ class TextTower:
         Raises:
             ConfigError: it cannot be found or read, or is no such model.
         """
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            loaded: Any = AutoModel.from_pretrained(str(model), revision=revision, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(str(model), revision=revision)
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"no CLIP or SigLIP with its tokenizer can be loaded from {str(model)!r} "
-                f"({first}): give a folder with config.json, weights and tokenizer, or a hub id"
-            ) from error
+        loaded, tokenizer = load_with_tokenizer(
+            "AutoModel",
+            str(model),
+            what="CLIP or SigLIP",
+            device=device,
+            dtype=dtype,
+            revision=revision,
+        )
         try:
             processor = read_processor(find_checkpoint(str(model), revision))
         except ConfigError:
             processor = None  # texts need none; frames say so when they are asked for
-        return cls(loaded.to(device), tokenizer, processor)
+        return cls(loaded, tokenizer, processor)
 
     @property
     def dim(self) -> int:
