@@ -6,7 +6,7 @@ model has read of it.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vidcomp.data.questions import Question
@@ -14,7 +14,7 @@ from vidcomp.errors import StoreError, VidcompError
 from vidcomp.types import VideoTokens
 
 from .evaluate_model import Arm, Model, frames_of, slots_of, tokens_of
-from .evaluate_prompts import Judged, Prompts, judge
+from .evaluate_prompts import Judged, Prompts, judge, marked
 from .evaluate_records import Answered, Answers
 from .evaluate_videos import VideoFiles, by_clip
 
@@ -51,9 +51,14 @@ class Evaluation:
     """Whether there were more failures than allowed."""
 
     def of(self, arm: Arm) -> dict[str, Answered]:
-        """Answers of an arm by the question's id."""
-        found = ((one.id, self.answers.get(arm.name, one.id)) for one in self.questions)
-        return {name: answer for name, answer in found if answer is not None}
+        """Answers of an arm by the question's id, held against what is known now to be right."""
+        found = ((one, self.answers.get(arm.name, one.id)) for one in self.questions)
+        return {
+            one.id: _marked(one, answer)
+            for one, answer in found
+            # Of a question with other options an answer may be left that could not be asked anew.
+            if answer is not None and len(answer.logps) == len(one.options)
+        }
 
     @property
     def exit_code(self) -> int:
@@ -194,6 +199,11 @@ class _Run:
             logps=judged.logps,
             seconds=seconds,
         )
+
+
+def _marked(question: Question, answer: Answered) -> Answered:
+    found = marked(question, answer.answer, answer.logps)
+    return replace(answer, is_right=found.is_right, gold_logp=found.gold_logp)
 
 
 def _failure(group: Sequence[Question], arm: str, error: BaseException) -> Failure:

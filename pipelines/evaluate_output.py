@@ -16,7 +16,7 @@ from vidcomp.report.curves import check_drawing
 from vidcomp.sample.base import Sampler
 
 from .evaluate import Evaluation, evaluate
-from .evaluate_model import Arm, LoadedModel, Model, make_arms
+from .evaluate_model import Arm, LoadedModel, make_arms
 from .evaluate_prompts import Prompts
 from .evaluate_records import Answers
 from .evaluate_report import ArmResult, chance, summarise_arms, to_json
@@ -27,8 +27,8 @@ from .output import json_text, print_json
 __all__ = ["draw_results", "run_evaluate"]
 
 
-def run_evaluate(options: dict[str, Any], model: Model | None = None) -> int:
-    """``vidcomp evaluate``; with ``model`` in place of the one that the options name."""
+def run_evaluate(options: dict[str, Any]) -> int:
+    """``vidcomp evaluate``."""
     if options["picture"]:
         check_drawing()  # before the work, not after it
     found = _questions(options)
@@ -43,7 +43,7 @@ def run_evaluate(options: dict[str, Any], model: Model | None = None) -> int:
     )
     settings = _settings(options, found, prompts)
     answers = Answers(options["out"], settings)
-    loaded = model or _load(options)
+    model = _load(options)
     with _bar(found, arms, quiet=options["quiet"]) as bar:
 
         def tick(line: str) -> None:
@@ -53,7 +53,7 @@ def run_evaluate(options: dict[str, Any], model: Model | None = None) -> int:
         done = evaluate(
             found.questions,
             arms,
-            loaded,
+            model,
             videos,
             answers,
             prompts=prompts,

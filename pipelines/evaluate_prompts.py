@@ -13,7 +13,7 @@ from vidcomp.data.questions import LETTERS, Question
 
 from .evaluate_model import Asked
 
-__all__ = ["Judged", "Prompts", "judge", "normalise"]
+__all__ = ["Judged", "Prompts", "judge", "marked", "normalise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,7 @@ def judge(asked: Asked, question: Question, prompts: Prompts) -> Judged:
     said = asked.ask(
         prompts.text(question), max_new_tokens=prompts.max_new_tokens, do_sample=False
     ).text
-    known = {normalise(answer) for answer in question.answers}
-    return Judged(said, normalise(said) in known if known else None, None, ())
+    return marked(question, said, ())
 
 
 def _choose(asked: Asked, question: Question, prompts: Prompts) -> Judged:
@@ -82,13 +81,24 @@ def _choose(asked: Asked, question: Question, prompts: Prompts) -> Judged:
         scores: Tensor = asked.option_scores(prompts.text(question, order), LETTERS[:num])
         total_O[order] += scores.double().log_softmax(dim=0)
     mean_O = (total_O / len(orders)).log_softmax(dim=0)
-    best, gold = int(mean_O.argmax()), question.correct
-    return Judged(
-        answer=LETTERS[best],
-        is_right=None if gold is None else best == gold,
-        gold_logp=None if gold is None else float(mean_O[gold]),
-        logps=tuple(mean_O.tolist()),
-    )
+    return marked(question, LETTERS[int(mean_O.argmax())], tuple(mean_O.tolist()))
+
+
+def marked(question: Question, answer: str, logps: tuple[float, ...]) -> Judged:
+    """An answer held against what is known to be right.
+
+    Args:
+        question: with or without a known answer.
+        answer: a letter, or free text.
+        logps: log-probabilities of the options; none for free text.
+    """
+    if question.is_choice:
+        gold = question.correct
+        if gold is None:
+            return Judged(answer, None, None, logps)
+        return Judged(answer, answer == LETTERS[gold], logps[gold], logps)
+    known = {normalise(one) for one in question.answers}
+    return Judged(answer, normalise(answer) in known if known else None, None, logps)
 
 
 _DIGITS = {

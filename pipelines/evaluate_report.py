@@ -23,6 +23,8 @@ class Versus:
     questions: int
     accuracy: Paired
     """Arm less uncompressed run."""
+    over_kinds: Paired | None
+    """Of the means of the kinds' accuracies."""
     gold_logp: Paired | None
     """Of the same, where options are chosen; it varies far less than the accuracy."""
     mcnemar: McNemar
@@ -147,7 +149,8 @@ def _versus(judged: Sequence[Answered], full: Mapping[str, Answered]) -> Versus 
     ]
     if not both:
         return None
-    videos = [one.video for one, _ in both]
+    videos, kinds = [one.video for one, _ in both], [one.kind for one, _ in both]
+    rights = [_right(a) for a, _ in both], [_right(b) for _, b in both]
     logps = [
         (a.gold_logp, b.gold_logp, a.video)
         for a, b in both
@@ -155,10 +158,17 @@ def _versus(judged: Sequence[Answered], full: Mapping[str, Answered]) -> Versus 
     ]
     return Versus(
         questions=len(both),
-        accuracy=paired([_right(a) for a, _ in both], [_right(b) for _, b in both], videos),
-        gold_logp=paired(*map(list, zip(*logps, strict=True))) if logps else None,
+        accuracy=paired(*rights, videos),
+        over_kinds=paired(*rights, videos, kinds) if len(set(kinds)) > 1 else None,
+        gold_logp=paired(*_three(logps)) if logps else None,
         mcnemar=mcnemar([bool(a.is_right) for a, _ in both], [bool(b.is_right) for _, b in both]),
     )
+
+
+def _three(
+    rows: Sequence[tuple[float, float, str]],
+) -> tuple[list[float], list[float], list[str]]:
+    return [a for a, _, _ in rows], [b for _, b, _ in rows], [c for _, _, c in rows]
 
 
 def _right(one: Answered) -> float:
@@ -193,7 +203,8 @@ def _result_json(result: ArmResult) -> dict[str, Any]:
         else {
             "questions": versus.questions,
             "accuracy": _paired_json(versus.accuracy),
-            "gold_logp": None if versus.gold_logp is None else _paired_json(versus.gold_logp),
+            "over_kinds": _paired_json(versus.over_kinds),
+            "gold_logp": _paired_json(versus.gold_logp),
             "mcnemar": versus.mcnemar._asdict(),
         },
     }
@@ -203,5 +214,5 @@ def _interval_json(found: Interval | None) -> dict[str, float | None] | None:
     return None if found is None else found._asdict()
 
 
-def _paired_json(found: Paired) -> dict[str, float | None]:
-    return {**found.difference._asdict(), "p": found.p}
+def _paired_json(found: Paired | None) -> dict[str, float | None] | None:
+    return None if found is None else {**found.difference._asdict(), "p": found.p}

@@ -85,12 +85,24 @@ def _row(result: ArmResult) -> list[Any]:
 
 
 def _over_kinds(results: Sequence[ArmResult]) -> str:
-    rows = [
-        [result.arm.name, result.over_kinds.mean, _ends(result.over_kinds)]
-        for result in results
-        if result.over_kinds is not None
-    ]
-    return "\n" + format_table(["mean over kinds", "accuracy", "95 %"], rows, digits=3)
+    """The score of benchmarks whose kinds of questions count alike."""
+    rows: list[list[Any]] = []
+    for result in results:
+        if result.over_kinds is None:
+            continue
+        versus = None if result.versus is None else result.versus.over_kinds
+        rows.append(
+            [
+                _BASELINES.get(result.arm.kind, result.arm.name),
+                result.over_kinds.mean,
+                _ends(result.over_kinds),
+                None if versus is None else versus.difference.mean,
+                None if versus is None else _ends(versus.difference),
+                None if versus is None else versus.p,
+            ]
+        )
+    head = ["mean over kinds", "accuracy", "95 %", "to full", "95 %", "p"]
+    return "\n" + format_table(head, rows, digits=3)
 
 
 def _groups(results: Sequence[ArmResult]) -> list[str]:

@@ -88,6 +88,8 @@ def test_arms_are_right_where_they_see_enough(run):
         assert at_16.versus.mcnemar.lost == lost
         assert at_16.versus.accuracy.difference.mean == pytest.approx(-lost / 16)
         assert at_16.versus.gold_logp.difference.mean < 0
+        over = at_16.versus.over_kinds.difference.mean
+        assert over == pytest.approx(at_16.over_kinds.mean - 1), "kinds are of one size"
     assert results["full"].frames == 8
     assert (results["blind"].frames, results["blind"].tokens_before) == (0, 0)
     assert results["full"].versus is None
@@ -158,6 +160,23 @@ def test_a_question_that_was_changed_is_asked_anew(run):
     ]
     _, model = run([*changed, *questions[1:]], model=FakeModel(known([*changed, *questions])))
     assert len(model.asked) == 6
+
+
+def test_answers_that_become_known_later_count(run):
+    questions = make_questions()
+    hidden = [
+        Question(id=q.id, video=q.video, text=q.text, options=q.options, kind=q.kind)
+        for q in questions
+    ]
+    model = FakeModel(known(questions))
+    done, _ = run(hidden, model=model)
+    assert all(r.accuracy is None and r.versus is None for r in summarise_arms(done))
+    later, model = run(questions)
+    assert model.asked == []
+    assert later.asked == 0
+    full = summarise_arms(later)[0]
+    assert full.accuracy.mean == 1
+    assert full.gold_logp.mean == pytest.approx(-math.log(1 + 2 * math.exp(-2)))
 
 
 def test_answers_of_other_settings_are_not_mixed(run):
