@@ -69,7 +69,7 @@ def bench_time(options: argparse.Namespace) -> None:
             f"14) and random weights: {frame_s:.4g} s, measured for one {one}, and multiplied by "
             f"{grid.t}, is {encoder_s:.4g} s. Published: the algorithm transcribed as its authors "
             f"describe it (scripts/bench_compress_parts/published*.py), on the same tokens in "
-            f"float32, called in turn with ours, in seconds of the processor: median of 2 to 5 "
+            f"float32, called in turn with ours, in seconds of the processor: median of 2 to 15 "
             f"rounds (of one that takes more than {_LONG_ROUND_S:g} s: that one). MiB: at the "
             f"peak, above the input. "
             f"{missing}",
@@ -111,7 +111,7 @@ def _published_ratio(
     ratio, seconds = a_round()
     if seconds > _LONG_ROUND_S:
         return ratio
-    num_rounds = min(5, max(2, int(_ROUNDS_S / seconds)))  # the first one only warmed up
+    num_rounds = min(15, max(2, int(_ROUNDS_S / seconds)))  # the first one only warmed up
     return statistics.median(a_round()[0] for _ in range(num_rounds))
 
 

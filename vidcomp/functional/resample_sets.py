@@ -102,7 +102,7 @@ def _read(x_CNF: Tensor, share_CKW: Tensor, places_CKW: Tensor | None) -> Tensor
             return (x_CFN @ wide(share_CKW).transpose(1, 2)).transpose(1, 2)
         # One large set: sums of some rows as they are, added up in float64; shares that are twice
         # as wide would not fit into the caches.
-        parts = zip(x_CFN.split(_SUMMED, dim=2), share_CKW.split(_SUMMED, dim=2), strict=True)
+        parts = zip(*(torch.split(x, _SUMMED, dim=2) for x in (x_CFN, share_CKW)), strict=True)
         some = [(x.to(share) @ share.transpose(1, 2)).to(x) for x, share in parts]
         return torch.stack(some).sum(dim=0).transpose(1, 2)
     at = torch.arange(sets, device=x_CNF.device)[:, None, None]

@@ -32,7 +32,7 @@ from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode import Backend, DecodeRequest, outline, stream_frames
 from vidcomp.types import Frames, VideoTokens
 
-__all__ = ["Clip", "Video", "VideoLLM"]
+__all__ = ["Clip", "Video", "VideoLLM", "reduced"]
 
 _CHUNK_FRAMES = 16
 _STREAM_STEPS = 64
