@@ -7,8 +7,9 @@ from typing import Any
 
 from vidcomp.encode.vision import quiet
 from vidcomp.errors import ConfigError, StoreMissError, StoreStaleError
-from vidcomp.llm.asking import ANSWER_TOKENS, Compressing, answers
+from vidcomp.llm.asking import Compressing, answers
 from vidcomp.llm.cached import fitting, identity_of, recipe_of
+from vidcomp.llm.generation import ANSWER_TOKENS
 from vidcomp.llm.model import Clip, VideoLLM
 from vidcomp.llm.plan import Plan
 from vidcomp.llm.session import Answer

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from pipelines.fake_model import FakeModel
+from fake_answers import FakeModel
 
 from vidcomp.budget import Budget
 from vidcomp.data.questions import Question

@@ -14,6 +14,7 @@ from torch import Tensor
 from vidcomp.encode.vlm.families import Family, family_of
 from vidcomp.encode.vlm.tokens import STRUCTURAL, encode, layout
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
+from vidcomp.llm.generation import new_tokens
 from vidcomp.llm.inject import Filled, fill, join
 from vidcomp.llm.prompt import Prompt, Visual
 from vidcomp.types import Grid, VideoTokens
@@ -224,14 +225,11 @@ class Adapter:
 
         Args:
             inputs: of ``model.generate``.
-            settings: of transformers' GenerationConfig.
+            settings: see ``new_tokens``.
         """
         known = [getattr(self.model.config, f"{key}_token_id", None) for key in ("image", "video")]
         placeholders = sorted({int(number) for number in known if number is not None})
-        settings = {"suppress_tokens": placeholders, **settings}
-        out = self.model.generate(**inputs, **settings)
-        ends = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
-        return [_up_to(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].cpu()]
+        return new_tokens(self.model, inputs, {"suppress_tokens": placeholders, **settings})
 
     def _structural(self, video: VideoTokens) -> Tensor | None:
         rows = video.frame_extras.get(STRUCTURAL)
@@ -262,11 +260,3 @@ class Adapter:
 
         module = sys.modules[type(self.model).__module__]
         return getattr(module, "BaseModelOutputWithDeepstackFeatures", BaseModelOutputWithPooling)
-
-
-def _up_to(ids_A: Tensor, ends: int | list[int] | None) -> Tensor:
-    """[A'] without the first of the ids that end an answer and what follows."""
-    if ends is None:
-        return ids_A
-    found = torch.isin(ids_A, torch.tensor(ends)).nonzero()
-    return ids_A[: int(found[0, 0])] if len(found) else ids_A

@@ -14,14 +14,12 @@ from torch import Tensor
 from vidcomp.encode.vlm.families import is_recurrent
 from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.llm.chat import Chat
+from vidcomp.llm.generation import new_tokens
 from vidcomp.llm.session import Answer, letter_scores, pieces
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
 
-__all__ = ["MOST_NEW", "Asked", "Asker", "Counted"]
-
-MOST_NEW = 256
-"""Tokens of an answer, where neither settings nor the checkpoint say how many."""
+__all__ = ["Asked", "Asker", "Counted"]
 
 Asked = tuple[str | Sequence[Message], Sequence[VideoTokens]]
 """A question, or turns of a conversation, and the videos in it."""
@@ -89,15 +87,9 @@ class Asker(ABC, Generic[Prompt]):
 
         Args:
             inputs: of ``inputs``.
-            settings: of transformers' GenerationConfig.
+            settings: see ``new_tokens``.
         """
-        limits = ("max_new_tokens", "max_length", "generation_config")
-        own = self.model.generation_config
-        if not any(name in settings for name in limits) and own.max_new_tokens is None:
-            settings = {**settings, "max_new_tokens": MOST_NEW}  # 20 is transformers' own
-        out = self.model.generate(**inputs, **settings)
-        ends = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
-        return [_up_to(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].cpu()]
+        return new_tokens(self.model, inputs, settings)
 
     def ask(
         self,
@@ -226,11 +218,3 @@ class Asker(ABC, Generic[Prompt]):
         prompt = self.prompt(messages, videos)
         self.check_length(prompt, settings)
         return prompt
-
-
-def _up_to(ids_A: Tensor, ends: int | list[int] | None) -> Tensor:
-    """[A'] without the first of the ids that end an answer and what follows."""
-    if ends is None:
-        return ids_A
-    found = torch.isin(ids_A, torch.tensor(ends)).nonzero()
-    return ids_A[: int(found[0, 0])] if len(found) else ids_A

@@ -10,15 +10,13 @@ from vidcomp.budget import Budget
 from vidcomp.compress.base import Compressor, QueryAware
 from vidcomp.errors import ConfigError
 from vidcomp.llm.cached import narrowed
+from vidcomp.llm.generation import ANSWER_TOKENS
 from vidcomp.llm.model import Clip, Video, VideoLLM
 from vidcomp.llm.session import Answer
 from vidcomp.registry import COMPRESSORS
 from vidcomp.types import VideoTokens
 
-__all__ = ["ANSWER_TOKENS", "Compressing", "answers", "ask"]
-
-ANSWER_TOKENS = 256
-"""Most tokens of an answer if nobody says otherwise."""
+__all__ = ["Compressing", "answers", "ask"]
 
 
 @dataclass(frozen=True, slots=True)

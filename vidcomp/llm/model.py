@@ -22,6 +22,7 @@ from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.encode.weights import find_checkpoint
 from vidcomp.errors import ConfigError
 from vidcomp.llm.adapter import Adapter
+from vidcomp.llm.generation import ANSWER_TOKENS
 from vidcomp.llm.plan import Part, Plan, check_length, make_plan, slots_of
 from vidcomp.llm.prompt import Prompt
 from vidcomp.llm.sampling import sampling_of
@@ -153,7 +154,7 @@ class VideoLLM:
         budget: Budget | int | str | None = None,
         *,
         compressor: Compressor | None = None,
-        max_new_tokens: int = 256,
+        max_new_tokens: int = ANSWER_TOKENS,
     ) -> Plan:
         """Tokens and memory of a question, before anything is decoded.
 
