@@ -60,11 +60,7 @@ def recompress(
     settings = _sections(source_recipe, recipe, overrides, budget)
     pipeline = Pipeline(stages=settings.compress.stages)
     pipeline.check_query()
-    identity = {
-        **cache.manifest.identity,
-        "compress": settings.compress.dump(),
-        "recompressed_from": cache.manifest.fingerprint,
-    }
+    identity = _identity(cache, settings)
     started = time.perf_counter()
     keys = cache.keys()
     with CacheWriter(
@@ -92,6 +88,14 @@ def recompress(
                 progress(outcome, None)
     summary.seconds = time.perf_counter() - started
     return summary
+
+
+def _identity(cache: TokenCache, settings: "_Sections") -> dict[str, Any]:
+    return {
+        **cache.manifest.identity,
+        "compress": settings.compress.dump(),
+        "recompressed_from": cache.manifest.fingerprint,
+    }
 
 
 class _Sections(Config):
