@@ -7,7 +7,7 @@ from typing import Any
 
 from vidcomp.encode.vision import quiet
 from vidcomp.errors import ConfigError, StoreMissError, StoreStaleError
-from vidcomp.llm.asking import Compressing, answers
+from vidcomp.llm.asking import Compressing
 from vidcomp.llm.cached import fitting, identity_of, recipe_of
 from vidcomp.llm.generation import ANSWER_TOKENS
 from vidcomp.llm.model import Clip, VideoLLM
@@ -136,7 +136,7 @@ def ask(job: Question, tell: Callable[[str], None] = lambda _: None) -> Asked:
     video = work.make() if cached is None else how.tokens(model, cached)
     clock.lap("video")
     with quiet():
-        said = answers(model, job.questions, [video], max_new_tokens=job.max_new_tokens)
+        said = how.answers(model, job.questions, [video], max_new_tokens=job.max_new_tokens)
     clock.lap("answers")
     asked = Asked(
         plan=plan,
@@ -195,7 +195,8 @@ class _Work:
             return self.how.tokens(self.model, self.clip())
         model, how, item = self.model, self.how, _item(self.job)
         request = model.request(self.clip())
-        recipe = recipe_of(model, request.sampler, how.compressor, how.budget)
+        kept = how.before
+        recipe = recipe_of(model, request.sampler, kept.compressor, kept.budget)
         source = source_id(item.path)
         with CacheWriter(
             self.job.cache,

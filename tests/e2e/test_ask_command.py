@@ -126,7 +126,6 @@ def test_a_changed_video_is_made_anew(ask, tmp_path):
         ([], 2, "a question was wanted"),
         (["FILE", "?", "--method", "tomee"], 2, "did you mean 'tome'"),
         (["FILE", "?", "--budget", "many"], 2, "budget"),
-        (["FILE", "?", "--method", "cdpruner"], 2, "chooses by a query"),
         (["--id", "x", "?"], 2, "add --cache DIR"),
         (["--id", "x", "?", "--cache", "no-such-folder"], 5, "no-such-folder"),
         (["FILE", "?", "--device", "abacus"], 2, "abacus"),

@@ -11,6 +11,8 @@ import vidcomp as vc
 from vidcomp.errors import BudgetError, ConfigError, DecodeError, StoreMissError
 from vidcomp.llm.cached import fitting, identity_of, narrowed, recipe_of
 from vidcomp.llm.plan import Plan
+from vidcomp.llm.queries import bound
+from vidcomp.llm.towers import WordRows
 from vidcomp.store import CacheWriter, open_cache
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own classes
@@ -66,12 +68,27 @@ def test_ranges_are_of_the_file(models, file):
         vc.ask(clip, "?", model=model, start_s=1)
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl", "video_llava"])
+def test_questions_choose_their_own_tokens(name, models, file):
+    model = models(name)
+    dense = model.encode(file)
+    fixed = model.prompt("?", [dense]).visuals[0].num_structural
+    budget, questions = fixed + 6, ["what moves?", "why?"]
+    said = vc.ask(file, questions, model=model, budget=budget, method="cdpruner", **SHORT)
+    words = WordRows(model.adapter.model, model.text.tokenizer)
+    chosen = [bound(vc.compressor("cdpruner"), text, words)(dense, 6) for text in questions]
+    assert not torch.equal(chosen[0].assign, chosen[1].assign)
+    for text, video, answer in zip(questions, chosen, said, strict=True):
+        alone = model.ask(text, [video], do_sample=False, **SHORT)
+        assert (answer.text, answer.num_video) == (alone.text, budget)
+    again = vc.ask(dense, questions, model=model, budget=budget, method="cdpruner", **SHORT)
+    assert [one.text for one in again] == [one.text for one in said]
+
+
 def test_what_cannot_be_is_told_in_a_sentence(models, file, tmp_path):
     model = models("qwen3_vl")
     with pytest.raises(ConfigError, match="needs a method"):
         vc.ask(file, "?", model=model, method=None)
-    with pytest.raises(ConfigError, match="chooses by a query, got none"):
-        vc.ask(file, "?", model=model, method="cdpruner")
     with pytest.raises(ConfigError, match="no compressor is called"):
         vc.ask(file, "?", model=model, method="partitoin")
     with pytest.raises(ConfigError, match="an empty one"):

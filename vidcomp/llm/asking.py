@@ -33,7 +33,7 @@ class Compressing:
         """By the name of a method.
 
         Raises:
-            ConfigError: an unknown method, one that needs a query, or a budget without a method.
+            ConfigError: an unknown method, or a budget without a method.
             BudgetError: no budget.
         """
         if budget is None or method is None:
@@ -44,23 +44,57 @@ class Compressing:
                 )
             return cls(None, None)
         made: Compressor = COMPRESSORS.make(method) if isinstance(method, str) else method
-        if isinstance(made, QueryAware) and made.lacks_query:
-            raise ConfigError(
-                f"the method {made.name!r} chooses by a query, got none: bind one "
-                f"(docs/queries.md), or take another method"
-            )
         return cls(made, Budget.parse(budget))
 
+    @property
+    def asks(self) -> bool:
+        """Whether each question chooses tokens of its own."""
+        return isinstance(self.compressor, QueryAware) and self.compressor.lacks_query
+
+    @property
+    def before(self) -> "Compressing":
+        """What is done before there is a question: nothing, if it chooses."""
+        return Compressing(None, None) if self.asks else self
+
     def tokens(self, model: VideoLLM, video: Video) -> VideoTokens:
-        """The tokens of a video that the model is to read.
+        """The tokens of a video that the model is to read, or that questions choose from.
 
         Raises:
             DecodeError: the file does not give its frames.
             BudgetError: the budget cannot be reached.
         """
+        how = self.before
         if isinstance(video, VideoTokens):
-            return narrowed(model, video, self.compressor, self.budget)
-        return model.encode(video, compressor=self.compressor, budget=self.budget)
+            return narrowed(model, video, how.compressor, how.budget)
+        return model.encode(video, compressor=how.compressor, budget=how.budget)
+
+    def answers(
+        self,
+        model: VideoLLM,
+        questions: Sequence[str],
+        videos: Sequence[VideoTokens],
+        **settings: Any,
+    ) -> list[Answer]:
+        """``answers``; where questions choose, by the model's own words for them, each about its
+        own tokens.
+
+        Args:
+            model: that is asked.
+            questions: at least one.
+            videos: of ``tokens``.
+            settings: of transformers' GenerationConfig.
+        """
+        if not self.asks or self.compressor is None:
+            return answers(model, questions, videos, **settings)
+        from vidcomp.llm.queries import bound
+        from vidcomp.llm.towers import WordRows
+
+        words, found = WordRows(model.adapter.model, model.text.tokenizer), []
+        for question in questions:
+            stage = bound(self.compressor, question, words)
+            own = [narrowed(model, video, stage, self.budget) for video in videos]
+            found += answers(model, [question], own, **settings)
+        return found
 
 
 def answers(
@@ -170,7 +204,7 @@ def ask(
     loaded.plan(clips, how.budget, compressor=how.compressor, max_new_tokens=most).check()
     tokens = [how.tokens(loaded, clip) for clip in clips]
     one = isinstance(question, str)
-    found = answers(
+    found = how.answers(
         loaded, [question] if isinstance(question, str) else question, tokens, **settings
     )
     return found[0] if one else found
