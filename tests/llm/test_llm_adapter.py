@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from llm.tiny_llms import CONFIGS, IMAGE, VIDEO, full_inputs, random_pixels, tiny_llm
+from llm.tiny_llms import CONFIGS, END, IMAGE, START, VIDEO, full_inputs, random_pixels, tiny_llm
 
 from vidcomp.encode.vlm.families import FAMILIES, family_of, is_recurrent
 from vidcomp.errors import ConfigError, ShapeError
@@ -156,6 +156,45 @@ def test_a_prompt_of_several_videos(name):
     assert difference(native, one.logits(adapter.inject(prompt, [one.video, other]))) < 1e-5
     swapped = one.logits(adapter.inject(prompt, [other, one.video]))
     assert difference(native, swapped) > 0.1
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_prompt_of_videos_with_an_image_between(name):
+    one = case(name)
+    adapter, model, grid = one.adapter, one.model, one.grid
+    other_pixels, _ = random_pixels(name, seed=6)
+    spans = one.video.spans[:: grid.per_frame]
+    other = adapter.encode(other_pixels, grid, spans)
+    picture = torch.randn(16, 96, generator=torch.Generator().manual_seed(7))
+    sides = torch.tensor([[1, 4, 4]])
+    with torch.no_grad():
+        seen = model.base_model.get_image_features(picture, sides, return_dict=True)
+    image = VideoTokens.from_grid(
+        torch.cat(list(seen.pooler_output)),
+        Grid(1, 2, 2),
+        torch.zeros(1, 2),
+        extras={
+            f"deepstack.{i}": torch.cat(list(layer)) if isinstance(layer, list | tuple) else layer
+            for i, layer in enumerate(getattr(seen, "deepstack_features", None) or ())
+        },
+    )
+    inputs = full_inputs(name, adapter, [grid, grid])
+    place = len(one.prompt)  # behind the first video
+    token = adapter.token_id("image")
+    added = {"input_ids": [START, *[token] * 4, END], "mm_token_type_ids": [0, 1, 1, 1, 1, 0]}
+    for key, value in inputs.items():
+        new = torch.tensor([added.get(key, [1] * 6)])
+        inputs[key] = torch.cat([value[:, : place - 4], new, value[:, place - 4 :]], dim=1)
+    inputs["video_grid_thw"] = one.pixels["video_grid_thw"].repeat(2, 1)
+    inputs["image_grid_thw"] = sides
+    prompt = adapter.prompt(inputs, [grid, grid], image_grids=[image.grid])
+    assert [visual.key for visual in prompt.visuals] == ["video", "image", "video"]
+    pixels = torch.cat([one.pixels["pixel_values_videos"], other_pixels["pixel_values_videos"]])
+    native = one.logits({**inputs, "pixel_values_videos": pixels, "pixel_values": picture})
+    ours = one.logits(adapter.inject(prompt, [one.video, image, other]))
+    assert difference(native, ours) < 1e-5
+    few = [one.small, image.select(torch.tensor([0, 3])), other.select(one.kept)]
+    assert len(adapter.generate(prompt, few, **GREEDY)[0]) == 6
 
 
 def test_a_merged_token_enters_at_its_own_patch():
