@@ -77,6 +77,26 @@ def test_some_tokens_give_what_a_mask_over_the_others_gives(name):
 
 
 @every_family
+def test_a_frame_may_lose_all_its_tokens(name):
+    one = case(name)
+    last = one.video.select((one.video.positions[:, 0] >= 1).nonzero().squeeze(1)[:2])
+    inputs = one.adapter.inject(one.prompt, [last])
+    key = one.adapter.family.key
+    num = int((inputs["input_ids"] == one.adapter.token_id(key)).sum())
+    assert num == 2 + one.prompt.visuals[0].num_structural
+    assert len(one.adapter.generate(one.prompt, [last], **GREEDY)[0]) == 6
+    if is_recurrent(one.model.config):
+        return
+    (visual,) = one.prompt.visuals
+    kept = torch.isin(visual.patch, (last.assign >= 0).nonzero().squeeze(1)) | (visual.patch < 0)
+    seen_L = torch.ones(len(one.prompt), dtype=torch.bool)
+    seen_L[visual.slots[~kept]] = False
+    masked = one.adapter.inject(one.prompt, [one.video])
+    masked["attention_mask"] = seen_L.long()[None]
+    assert difference(one.logits(inputs), one.logits(masked)[:, seen_L]) < 1e-5
+
+
+@every_family
 def test_generation_is_that_of_a_loop_without_cache(name):
     one = case(name)
     found = one.adapter.generate(one.prompt, [one.small], **GREEDY)[0].tolist()
