@@ -77,13 +77,19 @@ def _from_file(model: str | Path, name: str) -> dict[str, Any]:
     return {} if found is None else dict(json.loads(Path(found).read_text()))
 
 
-def announce(config: Any, videos: Sequence[VideoTokens], times: Sequence[Tensor]) -> dict[str, Any]:
+def announce(
+    config: Any,
+    videos: Sequence[VideoTokens],
+    times: Sequence[Tensor],
+    patch_size: int = 14,
+) -> dict[str, Any]:
     """What the video processor of the model would give for these videos, as shapes.
 
     Args:
         config: of the model.
         videos: on the grid of the model's own encoder.
         times: [t, k] float64 seconds for each.
+        patch_size: pixels of a patch, as the processor has it.
     """
     vision = config.vision_config
     grids = [video.grid for video in videos]
@@ -91,9 +97,8 @@ def announce(config: Any, videos: Sequence[VideoTokens], times: Sequence[Tensor]
     side = getattr(vision, "image_size", 0) or 0
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
     if config.model_type == "perception_lm":
-        height, width = (
-            n * vision.patch_size * config.projector_pooling_ratio for n in grids[0][1:]
-        )
+        side = patch_size * config.projector_pooling_ratio
+        height, width = (n * side for n in grids[0][1:])
     tokens = [grid.per_frame for grid in grids]
     steps = 16 if getattr(config, "downsample_mode", "16x") == "16x" else 4
     frames = [time.numel() for time in times]

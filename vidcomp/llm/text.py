@@ -136,7 +136,8 @@ class TextProcessor:
         """
         turns = _turns(messages, len(videos))
         text = self._text(_as_images(turns, videos) if self._is_of_images else turns)
-        shapes = announce(self._config, videos, [times_of(video) for video in videos])
+        times = [times_of(video) for video in videos]
+        shapes = announce(self._config, videos, times, getattr(self._processor, "patch_size", 14))
         processor = copy.copy(self._processor)
         arguments: dict[str, Any] = {}
         if self._is_of_images:
