@@ -155,9 +155,10 @@ def _reference_scan(u: Tensor, step: Tensor, w: Weights, b: Tensor, shown: Tenso
     decay = torch.exp(torch.einsum("b k d l, k d n -> b k d l n", step, rate_KCN))
     written = torch.einsum("b k d l, b k n l, b k d l -> b k d l n", step, b, u)
     state, out = torch.zeros_like(written[..., 0, :]), []
-    for i in range(u.shape[-1]):
-        state = decay[..., i, :] * state + written[..., i, :]
-        out.append(torch.einsum("b k d n, b k n -> b k d", state, shown[..., i]))
+    # Unbound: gradients of slices would each be as large as all decays.
+    for kept, new, read in zip(decay.unbind(-2), written.unbind(-2), shown.unbind(-1), strict=True):
+        state = kept * state + new
+        out.append(torch.einsum("b k d n, b k n -> b k d", state, read))
     return torch.stack(out, dim=-1) + u * w["Ds"].view(4, -1, 1)
 
 
