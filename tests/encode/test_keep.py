@@ -6,6 +6,7 @@ from test_encode_laws import MODELS, frames_for
 from tiny_models import random_frames
 
 from vidcomp.encode.base import Encoder
+from vidcomp.encode.video_llm import VideoLlmEncoder
 from vidcomp.registry import ENCODERS
 from vidcomp.types import VideoTokens
 
@@ -55,7 +56,7 @@ def test_encoders_that_need_whole_pictures_select(encoder: Encoder):
 
 
 def test_only_plain_transformers_gather(tiny):
-    for name in MODELS:
+    for name in [one for one in MODELS if isinstance(one, str)]:  # video_llm: never
         kind, _, model = name.partition(":")
         encoder = ENCODERS.make(kind, **({"model": tiny(model)} if model else {})).build()
         assert encoder.gathers == (kind == "hf" and model in PLAIN), name
@@ -63,6 +64,8 @@ def test_only_plain_transformers_gather(tiny):
 
 def test_clips_without_a_kept_patch_are_not_run(encoder: Encoder, monkeypatch):
     """Of three clips only the middle one, of its frames those of equal counts together."""
+    if isinstance(encoder, VideoLlmEncoder):
+        pytest.skip("runs one step at least, and all where frames have rows of their own")
     clip = encoder.frames_multiple
     frames = frames_for(encoder, 3 * clip)
     keep = torch.zeros(encoder.grid(3 * clip, *frames.data.shape[2:]), dtype=torch.bool)

@@ -70,6 +70,8 @@ class Encoder(ABC):
     """Frames of one step of the grid."""
     patch: tuple[int, int] | None = None
     """Pixels (height, width) of a cell of the grid; ``None``: the picture's share of one."""
+    gathers: bool = False
+    """Whether kept patches are run by themselves; if not, whole pictures are, and theirs chosen."""
     dim: int
     """Features of a token; 0 where tokens are ids."""
     num_codes: int = 0

@@ -37,8 +37,6 @@ class ClipEncoder(Encoder):
     """Encodes chunks clip by clip; subclasses write ``grid`` and ``features``."""
 
     resize: Resize
-    gathers: bool = False
-    """Whether ``features_kept`` wants pictures with equal numbers of kept patches."""
     has_saliency: bool = False
     """Whether tokens come with a saliency."""
 
