@@ -374,8 +374,6 @@ def test_devices_without_a_uint8_kernel_are_served(mode, interpolation):
 
 @pytest.mark.gpu
 def test_other_devices_take_a_float_path_within_one_level():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     data = pictures(135, 241)
     for interpolation in ("bilinear", "bicubic", "lanczos", "nearest"):
         policy = Resize(interpolation=interpolation)

@@ -6,7 +6,7 @@ Legend: B questions, A tokens of an answer, V the vocabulary.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from vidcomp.llm.session import Answer, letter_scores, pieces
 from vidcomp.llm.text import Message
 from vidcomp.types import VideoTokens
 
-__all__ = ["Asked", "Asker", "Counted"]
+if TYPE_CHECKING:
+    from vidcomp.projectors.base import Projector
+
+__all__ = ["Asked", "Asker", "Counted", "check_rows"]
 
 Asked = tuple[str | Sequence[Message], Sequence[VideoTokens]]
 """A question, or turns of a conversation, and the videos in it."""
@@ -218,3 +221,16 @@ class Asker(ABC, Generic[Prompt]):
         prompt = self.prompt(messages, videos)
         self.check_length(prompt, settings)
         return prompt
+
+
+def check_rows(projector: "Projector | None", dim: int, reader: str) -> None:
+    """Refuse a projector whose rows the model cannot read.
+
+    Raises:
+        ConfigError: it gives another width than ``dim``.
+    """
+    if projector is not None and projector.config.dim_out != dim:
+        raise ConfigError(
+            f"{reader} reads rows of {dim} features and the projector {projector.config.name!r} "
+            f"gives {projector.config.dim_out}: set dim_out={dim}"
+        )

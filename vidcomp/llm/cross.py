@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vidcomp.errors import ConfigError, ShapeError
-from vidcomp.llm.asker import Asked, Asker
+from vidcomp.llm.asker import Asked, Asker, check_rows
 from vidcomp.llm.chat import Chat, Template
 from vidcomp.llm.loading import load_with_tokenizer
 from vidcomp.llm.session import Answer
@@ -116,12 +116,7 @@ class CrossAttentionLLM(Asker[CrossPrompt]):
                 f"does not know it: give the model's own"
             )
         self.projector = projector
-        if projector is not None and projector.config.dim_out != self.dim:
-            raise ConfigError(
-                f"the cross-attention of {kind} reads rows of {self.dim} features and the "
-                f"projector {projector.config.name!r} gives {projector.config.dim_out}: set "
-                f"dim_out={self.dim}"
-            )
+        check_rows(projector, self.dim, f"the cross-attention of {kind}")
 
     @classmethod
     def load(

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from vidcomp.encode.vlm.tokens import PTS
 from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.geometry import frame_numbers
-from vidcomp.llm.asker import Asker
+from vidcomp.llm.asker import Asker, check_rows
 from vidcomp.llm.chat import Chat, Template
 from vidcomp.llm.loading import load_with_tokenizer
 from vidcomp.llm.text import Message, times_of
@@ -90,12 +90,7 @@ class PlainLLM(Asker[PlainPrompt]):
         self.timestamps = timestamps
         self._ask_by = ask_by
         _check_model(model)
-        if projector is not None and projector.config.dim_out != self.dim:
-            raise ConfigError(
-                f"the language model reads rows of {self.dim} features and the projector "
-                f"{projector.config.name!r} gives {projector.config.dim_out}: set "
-                f"dim_out={self.dim}"
-            )
+        check_rows(projector, self.dim, "the language model")
 
     @classmethod
     def load(

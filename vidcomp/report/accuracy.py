@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidcomp.errors import ConfigError, StoreError
-from vidcomp.report.curves import check_drawing
+from vidcomp.errors import ConfigError
+from vidcomp.report.curves import check_drawing, save_picture
 from vidcomp.report.labels import Label, name_ends
 
 if TYPE_CHECKING:
@@ -89,15 +89,7 @@ def draw_accuracy(
             f"{len(curves)} methods and {path.name}: pass both"
         )
     figure = _draw(curves, levels, title, facts, up)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise StoreError(
-            f"the picture {path} cannot be written ({error.strerror or error}): choose another "
-            f"place"
-        ) from error
-    return path
+    return save_picture(figure, path)
 
 
 def _draw(

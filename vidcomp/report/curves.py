@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "Point", "check_drawing", "draw_curves", "pareto"]
+__all__ = ["Curve", "Point", "check_drawing", "draw_curves", "pareto", "save_picture"]
 
 _INK, _GREY, _PALE = "#18181c", "#77777f", "#d0d0d5"
 _COLOURS = ("#1f6fd6", "#d6452b", "#12906a", "#9445c4", "#b87900", "#0e8fa8")
@@ -108,6 +108,15 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, title: str, facts:
             f"{len(curves)} curves and {path.name}: pass both"
         )
     figure = _draw(curves, title, facts)
+    return save_picture(figure, path)
+
+
+def save_picture(figure: "Figure", path: Path) -> Path:
+    """Write a figure where it belongs; the folder is made.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
