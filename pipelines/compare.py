@@ -176,5 +176,11 @@ def _try_budgets(
 def _dense(prepared: Prepared, item: Item) -> tuple[VideoTokens, Clip]:
     """All tokens of a video."""
     request = prepared.request(item.path, start_s=item.start_s, end_s=item.end_s)
-    dense, frames, seconds = encode_stream(prepared, stream_frames(request), request)
-    return dense, Clip(key=item.key, patches=len(dense), frames=frames, seconds=seconds)
+    video = encode_stream(prepared, stream_frames(request), request)
+    clip = Clip(
+        key=item.key,
+        patches=video.num_tokens,
+        frames=video.num_frames,
+        seconds=video.num_seconds,
+    )
+    return video.dense, clip

@@ -28,6 +28,8 @@ class Item:
     """File path or URL."""
     start_s: float | None = None
     end_s: float | None = None
+    source: SourceId | None = None
+    """Identity of the file when the run was planned, if it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,11 +10,12 @@ from tqdm import tqdm
 from vidcomp.budget import Budget
 from vidcomp.config import Recipe, load_recipe
 
-from .engine import Done, Engine, Failed
-from .extract import Options, Plan, extract, make_plan
+from .engine import Waits
+from .extract import Plan, Progress, extract, make_plan
 from .inputs import Item, Manifest, expand, shard
 from .output import format_summary, print_json
-from .summary import Summary
+from .run_options import Options
+from .summary import Receipt, Summary
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
 
@@ -139,21 +139,24 @@ class _Progress:
         self._counts = {"ok": 0, "failed": 0}
         self._started = time.perf_counter()
 
-    def __enter__(self) -> Callable[[Done | Failed, Engine | None], None]:
+    def __enter__(self) -> Progress:
         return self._tick
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
         sys.stderr.flush()
 
-    def _tick(self, outcome: Done | Failed, engine: Engine | None = None) -> None:
-        self._counts["ok" if isinstance(outcome, Done) else "failed"] += 1
-        shown: dict[str, object] = dict(self._counts)
-        if engine is not None:
-            elapsed = max(1e-9, time.perf_counter() - self._started)
-            for name in ("decode", "write"):
-                shown[f"{name}-wait"] = f"{getattr(engine.waits, f'{name}_s') / elapsed:.0%}"
+    def _tick(self, receipt: Receipt, waits: Waits) -> None:
+        is_bad = receipt.status == "failed"
+        self._counts["failed" if is_bad else "ok"] += 1
+        elapsed = max(1e-9, time.perf_counter() - self._started)
+        shares = {
+            "decode-wait": waits.decode_wait_s,
+            "encode-wait": waits.encode_wait_s,
+            "write-wait": waits.write_wait_s,
+        }
+        shown = self._counts | {name: f"{value / elapsed:.0%}" for name, value in shares.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
-        if isinstance(outcome, Failed) and not self._bar.disable:
-            self._bar.write(f"failed: {outcome.error}", file=sys.stderr)
+        if is_bad and not self._bar.disable:
+            self._bar.write(f"failed: {receipt.message}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
-    from .summary import Row, Summary
+    from .summary import Receipt, Summary
 
 __all__ = ["ByteBar", "format_summary", "format_table", "json_text", "print_json", "printable"]
 
@@ -88,9 +88,9 @@ def format_summary(summary: "Summary") -> str:
     return "\n".join(parts)
 
 
-def _row(row: "Row") -> tuple[Any, ...]:
+def _row(row: "Receipt") -> tuple[Any, ...]:
     return (
-        row.clip,
+        row.key,
         row.duration_s,
         row.frames,
         row.tokens_in,
@@ -113,6 +113,10 @@ def _counts(summary: "Summary") -> str:
         counts += f", {summary.failed_before} failed before (--retry-failed tries them again)"
     if summary.stopped:
         counts += "; stopped by --max-failures"
+    if summary.interrupted:
+        counts += f"; stopped by {summary.interrupted}, {summary.lost} not begun (run again)"
+    elif summary.lost and not summary.stopped:
+        counts += f"; {summary.lost} lost"
     if summary.planned == summary.cached:
         counts = f"nothing to do: all {summary.cached} are already cached"
     return f"{counts} in {summary.seconds:.1f} s -> {summary.store}"

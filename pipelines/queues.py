@@ -45,17 +45,22 @@ class ByteQueue(Generic[E]):
             self._changed.notify_all()
             return True
 
-    def get(self, *, wait: bool) -> E | None:
-        """The next event; ``None`` if there is none and ``wait`` is off or nothing will come."""
+    def get(self, patience_s: float = 0.0) -> E | None:
+        """The next event; ``None`` if none comes within ``patience_s`` seconds."""
         with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._events or self.closed)
+            if patience_s and not self._events:
+                self._changed.wait_for(lambda: self._events or self.closed, patience_s)
             if not self._events:
                 return None
             event = self._events.popleft()
             self._held -= event.num_bytes
             self._changed.notify_all()
             return event
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is empty and nothing more will come."""
+        return self.closed and not self._events
 
     def close(self) -> None:
         """Nothing more goes in; what waits is woken."""

@@ -1,7 +1,7 @@
 """New budgets and stages for a cache that is there: no video is decoded, no encoder is run."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,9 +19,10 @@ from vidcomp.store import CacheWriter, TokenCache
 from vidcomp.store.storage import open_storage
 from vidcomp.types import VideoTokens
 
-from .engine import Done, Failed
+from .engine import Done, Failed, Waits
+from .extract import Progress, cached_receipt
 from .inputs import Item
-from .summary import Summary
+from .summary import Summary, done_receipt, failed_receipt
 
 if TYPE_CHECKING:
     from vidcomp.projectors.base import ProjectorConfig
@@ -36,7 +37,7 @@ def recompress(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     budget: Budget | None = None,
-    progress: Callable[[Done | Failed, None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Compress every record of the cache ``source`` further, into the cache ``out``.
 
@@ -76,16 +77,19 @@ def recompress(
         for key in keys:
             made_from = cache.info(key).source
             if key in committed and committed[key] == made_from:
-                summary.cached += 1
-                summary.add_cached(key, made.info(key).num_tokens, made.meta(key))
+                item = Item(key=key, path=str(cache.path))
+                summary.add(cached_receipt(made, item, look_up=not summary.is_full))
                 continue
             outcome = _one(cache, key, pipeline, settings)
             if isinstance(outcome, Done):
                 meta = {**cache.meta(key), "tokens_in": outcome.num_tokens_in}
                 writer.add(key, outcome.video, meta, made_from)
-            summary.add(outcome)
+                receipt = done_receipt(outcome)
+            else:
+                receipt = failed_receipt(outcome)
+            summary.add(receipt)
             if progress is not None:
-                progress(outcome, None)
+                progress(receipt, Waits())
     summary.seconds = time.perf_counter() - started
     return summary
 

@@ -77,13 +77,12 @@ def _draw_video(
     prepared = prepare(recipe)
     prepared.check_query()
     request = prepared.request(path, start_s=start_s, end_s=end_s)
-    dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
-    video = prepared.reduce(dense, num_frames, num_seconds)
+    video = encode_stream(prepared, stream_frames(request), request)
     return draw(
-        video,
+        video.reduce(),
         request,
-        num_before=len(dense),
-        budget=prepared.budget(len(dense), num_frames, num_seconds),
+        num_before=video.num_tokens,
+        budget=prepared.budget(video.num_tokens, video.num_frames, video.num_seconds),
         max_frames=max_frames,
     )
 

@@ -7,19 +7,22 @@ from vidcomp.errors import VidcompError
 
 from .engine import Done, Failed
 
-__all__ = ["Row", "Summary", "sentence"]
+__all__ = ["Receipt", "Summary", "done_receipt", "failed_receipt", "sentence"]
 
 _ROWS = 60
 """Items that are reported one by one; larger runs report counts and failures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the result table."""
+class Receipt:
+    """What became of one item; small, and fit to be sent between machines."""
 
-    clip: str
+    key: str
+    """Name of the record in the cache."""
+    path: str
+    """File path or URL."""
     status: str
-    """ok, damaged, cached, failed or failed before."""
+    """ok, damaged, cached, failed, failed before or lost."""
     duration_s: float | None = None
     """Length of the sampled range."""
     frames: int | None = None
@@ -30,6 +33,12 @@ class Row:
     """Tokens kept."""
     seconds: float | None = None
     """From the start of decoding to the compressed tokens."""
+    stage: str = ""
+    """Of a failure: decode, encode, compress or write."""
+    error: str = ""
+    """Class of the error."""
+    message: str = ""
+    """The error in one sentence."""
 
     @property
     def reduction_factor(self) -> float | None:
@@ -53,65 +62,57 @@ class Summary:
     failed_before: int = 0
     stopped: bool = False
     """Whether the limit of failures ended the run."""
+    interrupted: str = ""
+    """The signal that asked the run to stop, as ``SIGINT``."""
+    signal_code: int = 0
+    """Exit code that belongs to the signal."""
     seconds: float = 0.0
     waits: dict[str, float] = field(default_factory=dict)
-    """Seconds that the encoder waited for frames and for the writer, and worked."""
-    rows: list[Row] = field(default_factory=list)
+    """Seconds that went to waiting for frames, for the encoder and for the writer, and to work."""
+    rows: list[Receipt] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
 
     @property
+    def lost(self) -> int:
+        """Items that are neither done nor failed."""
+        return self.planned - self.done - self.cached - self.failed - self.failed_before
+
+    @property
     def exit_code(self) -> int:
-        """0 all there, 1 some neither done nor failed, 3 some failed, 4 stopped by the limit."""
+        """0 all there, 1 some lost, 3 some failed, 4 stopped by the limit, 130/143 by a signal."""
+        if self.signal_code:
+            return self.signal_code
         if self.stopped:
             return 4
-        if self.done + self.cached + self.failed + self.failed_before < self.planned:
+        if self.lost:
             return 1
         return 3 if self.failed or self.failed_before else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"exit_code": self.exit_code}
+        return asdict(self) | {"lost": self.lost, "exit_code": self.exit_code}
 
-    def add(self, outcome: Done | Failed) -> None:
-        """Count an outcome of this run."""
-        if isinstance(outcome, Done):
-            self.done += 1
-            self._show(_row_of(outcome))
-        else:
-            self.failed += 1
-            item = outcome.item
-            self._fail(item.key, item.path, outcome.stage, sentence(outcome.error), "failed")
-
-    def add_failed_before(self, key: str, path: str, stage: str, message: str) -> None:
-        """Count an item that an earlier run could not do."""
-        self.failed_before += 1
-        self._fail(key, path, stage, message, "failed before")
-
-    def add_cached(self, key: str, num_tokens: int, meta: dict[str, Any]) -> None:
-        """Show a record that is already there; ``cached`` counts them all."""
-        self._show(
-            Row(
-                clip=key,
-                status="cached",
-                duration_s=meta.get("seconds"),
-                frames=meta.get("num_frames"),
-                tokens_in=meta.get("tokens_in"),
-                tokens_out=num_tokens,
+    def add(self, receipt: Receipt) -> None:
+        """Count what became of an item."""
+        counters = {"failed": "failed", "failed before": "failed_before", "cached": "cached"}
+        name = counters.get(receipt.status, "done")
+        setattr(self, name, getattr(self, name) + 1)
+        if receipt.message:
+            self.failures.append(
+                {
+                    "key": receipt.key,
+                    "path": receipt.path,
+                    "stage": receipt.stage,
+                    "error": receipt.message,
+                }
             )
-        )
+        if not self.is_full:
+            self.rows.append(receipt)
 
     @property
     def is_full(self) -> bool:
         """Whether no more rows are shown."""
         return len(self.rows) >= _ROWS
-
-    def _show(self, row: Row) -> None:
-        if not self.is_full:
-            self.rows.append(row)
-
-    def _fail(self, key: str, path: str, stage: str, message: str, status: str) -> None:
-        self.failures.append({"key": key, "path": path, "stage": stage, "error": message})
-        self._show(Row(clip=key, status=status))
 
 
 def sentence(error: Exception) -> str:
@@ -120,13 +121,27 @@ def sentence(error: Exception) -> str:
     return text if isinstance(error, VidcompError) else f"{type(error).__name__}: {text}"
 
 
-def _row_of(done: Done) -> Row:
-    return Row(
-        clip=done.item.key,
+def done_receipt(done: Done) -> Receipt:
+    """Of an item whose record is written."""
+    return Receipt(
+        key=done.item.key,
+        path=done.item.path,
         status="damaged" if done.source is not None and done.source.damage else "ok",
         duration_s=done.num_seconds,
         frames=done.num_frames,
         tokens_in=done.num_tokens_in,
         tokens_out=len(done.video),
         seconds=done.seconds,
+    )
+
+
+def failed_receipt(failed: Failed) -> Receipt:
+    """Of an item that gave no record."""
+    return Receipt(
+        key=failed.item.key,
+        path=failed.item.path,
+        status="failed",
+        stage=failed.stage,
+        error=type(failed.error).__name__,
+        message=sentence(failed.error),
     )

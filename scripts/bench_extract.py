@@ -188,8 +188,8 @@ def race(
     def loop() -> None:
         out = Path(tempfile.mkdtemp(dir=scratch))
         for i, request in enumerate(requests):
-            dense, *sizes = encode_stream(prepared, stream_frames(request), request)
-            torch.save(prepared.reduce(dense, *sizes).tokens, out / f"{i}.pt")
+            video = encode_stream(prepared, stream_frames(request), request)
+            torch.save(video.reduce().tokens, out / f"{i}.pt")
 
     def decode() -> None:
         for request in requests:

@@ -151,6 +151,10 @@ class Prepared:
             return None
         return selector.stream(tubelet=self.encoder.tubelet, patch=self.encoder.patch)
 
+    def gather(self, request: DecodeRequest) -> "Gathered":
+        """What takes the chunks of one video in."""
+        return Gathered(self, request)
+
     def encode(
         self, batch: Sequence[Frames], keep: Sequence[Tensor | None] | None = None
     ) -> list[VideoTokens]:
@@ -320,24 +324,26 @@ def compress(
     prepared = prepare(settings, device=device)
     prepared.check_query()
     request = prepared.request(path, start_s=start_s, end_s=end_s, backend=backend)
-    dense, num_frames, num_seconds = encode_stream(prepared, stream_frames(request), request)
-    return prepared.reduce(dense, num_frames, num_seconds)
+    return encode_stream(prepared, stream_frames(request), request).reduce()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Gathered:
     """The tokens of a video whose chunks arrive one after another."""
 
+    prepared: Prepared
     request: DecodeRequest
     parts: list[VideoTokens] = field(default_factory=list)
     num_frames: int = 0
     """Sampled frames so far, without those that only fill up."""
+    num_tokens: int = 0
+    """Tokens so far."""
     source: Source | None = None
     """As the last chunk tells it: damage adds up."""
     selection: SelectorStream | None = None
     """What chooses patches, with what it carries on."""
 
-    def keep(self, prepared: Prepared, frames: Frames) -> Tensor | None:
+    def keep(self, frames: Frames) -> Tensor | None:
         """The patches of the next chunk to encode, ``None`` for all; ask once a chunk, in order.
 
         Raises:
@@ -345,10 +351,10 @@ class Gathered:
             BudgetError: what the selector is asked for cannot be kept.
         """
         if self.selection is None:
-            self.selection = prepared.selection()
+            self.selection = self.prepared.selection()
         if self.selection is None:
             return None
-        encoder = prepared.encoder
+        encoder = self.prepared.encoder
         grid = encoder.grid(len(frames), *frames.data.shape[2:])
         return self.selection.update(frames, grid, encoder.valid(frames))
 
@@ -356,6 +362,7 @@ class Gathered:
         """The next chunk and its tokens."""
         self.parts.append(tokens)
         self.num_frames += len(frames) - frames.num_padded
+        self.num_tokens += len(tokens)
         self.source = frames.source
 
     @property
@@ -373,16 +380,22 @@ class Gathered:
             end_s = min(end_s, self.request.end_s)
         return max(0.0, end_s - max(0.0, start_s))
 
+    def reduce(self) -> VideoTokens:
+        """All tokens so far compressed to the budget and projected, as the recipe says.
 
-def encode_stream(
-    prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest
-) -> tuple[VideoTokens, int, float]:
-    """Encode chunk after chunk: (tokens on the grid, sampled frames, seconds of the range)."""
-    video = Gathered(request)
+        Raises:
+            BudgetError: the stages cannot reach the budget.
+        """
+        return self.prepared.reduce(self.dense, self.num_frames, self.num_seconds)
+
+
+def encode_stream(prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest) -> Gathered:
+    """Encode chunk after chunk: the tokens of the whole video and what is known of it."""
+    video = prepared.gather(request)
     for chunk in chunks:
-        (tokens,) = prepared.encode([chunk], [video.keep(prepared, chunk)])
+        (tokens,) = prepared.encode([chunk], [video.keep(chunk)])
         video.add(chunk, tokens)
-    return video.dense, video.num_frames, video.num_seconds
+    return video
 
 
 def _check_device(device: str) -> None:

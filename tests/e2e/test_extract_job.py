@@ -35,8 +35,8 @@ def test_a_second_run_does_no_work_again(extract, clips, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("nothing may be loaded or decoded")
 
-    monkeypatch.setattr("vidcomp.pipelines.extract.prepare", refuse)
-    monkeypatch.setattr("vidcomp.pipelines.extract.Engine", refuse)
+    monkeypatch.setattr("vidcomp.pipelines.worker.prepare", refuse)
+    monkeypatch.setattr("vidcomp.pipelines.worker.Engine", refuse)
     result = extract(clips, "--out", tmp_path / "cache")
     assert result.code == 0
     assert "nothing to do: all 5 are already cached" in result.out

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidcomp.api import Gathered
 from vidcomp.errors import DecodeError, StoreError
 from vidcomp.pipelines import engine as engine_module
 from vidcomp.pipelines.engine import Done, Engine, Failed
@@ -60,8 +61,13 @@ class FakePrepared:
     def request(self, path, **kwargs):
         return SimpleNamespace(path=path, start_s=None, end_s=None)
 
+    encoder = SimpleNamespace(batch_size=32, frames_multiple=1)
+
     def selection(self):
         return None
+
+    def gather(self, request):
+        return Gathered(self, request)
 
     def encode(self, batch, keep):
         assert keep == [None] * len(batch)
@@ -171,7 +177,6 @@ def test_readers_wait_when_the_encoder_is_behind(monkeypatch):
             yield frames(2 * index, 1)
 
     monkeypatch.setattr(engine_module, "stream_frames", endless)
-    monkeypatch.setattr(engine_module, "_QUEUE_BYTES", 4 * frames(0, 1).data.nbytes)
     blocked = threading.Event()
     prepared = FakePrepared()
     original = prepared.encode
@@ -183,7 +188,12 @@ def test_readers_wait_when_the_encoder_is_behind(monkeypatch):
     prepared.encode = encode
     items = [Item(key="0", path="good-0")]
     with (
-        Engine(workers=1, isolation="thread", batch_frames=2) as engine,
+        Engine(
+            workers=1,
+            isolation="thread",
+            batch_frames=2,
+            queue_bytes=4 * frames(0, 1).data.nbytes,
+        ) as engine,
         closing(engine.run(prepared, items, lambda done: None)) as outcomes,
     ):
         threading.Timer(0.2, blocked.set).start()

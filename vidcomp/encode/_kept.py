@@ -71,7 +71,7 @@ def encode_kept(
     parts: list[dict[int, Kept]] = [{} for _ in batch]
     for numbers, clips in _passes(encoder, batch, masks):
         pixels = torch.cat([clip.pixels_FCHW for clip in clips])
-        pixels = pixels.reshape(len(clips), -1, *pixels.shape[1:]).to(encoder.device)
+        pixels = pixels.reshape(len(clips), -1, *pixels.shape[1:])
         keep_BTHW = torch.stack([clip.keep_thw for clip in clips])
         out = encoder.features_kept(pixels, keep_BTHW.to(encoder.device))
         counts = keep_BTHW.flatten(1).sum(dim=1).tolist()

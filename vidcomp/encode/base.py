@@ -62,6 +62,8 @@ class Encoder(ABC):
     """
 
     config: EncoderConfig
+    batch_size: int = 32
+    """Most frames of one pass; may be lowered between calls, for a device with little memory."""
     resize: Resize | ResizeRule
     """The pixels it wants, or a rule that says so for a video; readers apply it while decoding."""
     frames_multiple: int = 1

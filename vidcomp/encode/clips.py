@@ -90,6 +90,10 @@ class ClipEncoder(Encoder):
         grids = [self._grid_of(frames) for frames in batch]
         masks = [None] * len(batch) if keep is None else keep
         check_keep(masks, grids)
+        # Bytes travel to the device, not floats, and while it works if their memory is pinned.
+        batch = [
+            replace(frames, data=frames.data.to(self.device, non_blocking=True)) for frames in batch
+        ]
         videos: dict[int, VideoTokens] = {}
         with torch.no_grad():
             whole = [i for i, mask in enumerate(masks) if mask is None]
@@ -103,7 +107,7 @@ class ClipEncoder(Encoder):
         """Features of each chunk's clips."""
         parts: list[list[Features]] = [[] for _ in batch]
         for owners, clips_BFCHW in self._passes(batch):
-            out = self.features(clips_BFCHW.to(self.device))
+            out = self.features(clips_BFCHW)
             for row, owner in enumerate(owners):
                 saliency = None if out.saliency is None else out.saliency[row]
                 parts[owner].append(Features(out.tokens[row], saliency))

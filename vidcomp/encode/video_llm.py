@@ -85,7 +85,7 @@ class VideoLlmEncoder(Encoder):
             for part in self._model.children():
                 part.compile()
         self.frames_multiple = self.tubelet = self._pixels.frames_multiple
-        self._batch = max(1, batch_size // self.tubelet) * self.tubelet
+        self.batch_size = batch_size
         self.resize = self._pixels.rule
         if config.resize is not None:
             self.resize = with_mean_fill(config.resize, self._pixels.normalize)
@@ -174,8 +174,9 @@ class VideoLlmEncoder(Encoder):
     def _run(self, frames: Frames) -> VideoTokens:
         """All tokens of frames that begin at 0, ``batch_size`` frames at a time."""
         parts = []
-        for start in range(0, len(frames), self._batch):
-            made = self._pixels.prepare(frames[start : start + self._batch])
+        step = max(1, self.batch_size // self.tubelet) * self.tubelet
+        for start in range(0, len(frames), step):
+            made = self._pixels.prepare(frames[start : start + step])
             parts.append(
                 encode(
                     self._model,
