@@ -23,8 +23,9 @@ help:
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py $(VIDEOS)
 
+# As many tests at once as there are cores, so that each has one thread.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 # pytest ends with 5 where no test bears the marker, which is fine here.
 test-marked: $(STAMP)
