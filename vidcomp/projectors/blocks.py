@@ -18,6 +18,7 @@ __all__ = [
     "CrossAttention",
     "FrameEmbedding",
     "GatedMLP",
+    "apart",
     "end_to_end",
     "mlp",
     "rows_between",
@@ -131,6 +132,14 @@ class CrossAttention(nn.Module):
 def end_to_end(parts: Sequence[Tensor]) -> Tensor:
     """The parts joined along their first axis; one alone is not copied."""
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+def apart(joined: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Parts of so many rows each of what ``end_to_end`` joined; all of it if there is one.
+
+    Unlike that of a split, the gradient of one part alone is not copied.
+    """
+    return torch.split(joined, list(counts)) if len(counts) > 1 else (joined,)
 
 
 def rows_between(table_RD: Tensor, place: Tensor) -> Tensor:

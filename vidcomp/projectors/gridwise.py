@@ -17,7 +17,7 @@ from vidcomp.functional.geometry import is_dense
 from vidcomp.functional.pool import adaptive_weights
 from vidcomp.functional.regrid import regrid
 from vidcomp.projectors.base import Projector
-from vidcomp.projectors.blocks import end_to_end, untraced
+from vidcomp.projectors.blocks import apart, end_to_end, untraced
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["GridwiseProjector"]
@@ -79,9 +79,9 @@ class GridwiseProjector(Projector):
         """Videos of one grid side by side."""
         cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
         rows = self.before(end_to_end([self._features(video) for video in videos]))
-        parts = torch.split(rows, [v.grid.num_patches for v in videos])
+        parts = apart(rows, [v.grid.num_patches for v in videos])
         maps = self._grouped([v.grid for v in videos], cells, parts)
-        out = torch.split(self.after(end_to_end(maps)), [c.num_patches for c in cells])
+        out = apart(self.after(end_to_end(maps)), [c.num_patches for c in cells])
         return [
             self.finish(self._follow(v, c, x), c)
             for v, c, x in zip(videos, cells, out, strict=True)
@@ -97,7 +97,8 @@ class GridwiseProjector(Projector):
         for (grid, out), group in groupby(order, key=kinds.__getitem__):
             index = list(group)
             x_BTHWD = end_to_end([parts[i].view(1, *grid, -1) for i in index])
-            found |= zip(index, self.maps(x_BTHWD, out).flatten(1, 3), strict=True)
+            rows = self.maps(x_BTHWD, out).flatten(0, 3)
+            found |= zip(index, apart(rows, [out.num_patches] * len(index)), strict=True)
         return [found[i] for i in range(len(kinds))]
 
     @untraced

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidcomp.projectors.base import Projector, ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import end_to_end, mlp
+from vidcomp.projectors.blocks import apart, end_to_end, mlp
 from vidcomp.projectors.checkpoint import numbered
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
@@ -37,7 +37,7 @@ class RowwiseProjector(Projector):
     ) -> list[VideoTokens]:
         """The same rows in the other space."""
         rows = self.layers(end_to_end([video.tokens for video in videos]))
-        parts = rows.split([len(video) for video in videos])
+        parts = apart(rows, [len(video) for video in videos])
         return [replace(video, tokens=part) for video, part in zip(videos, parts, strict=True)]
 
 

@@ -28,7 +28,7 @@ from vidcomp.functional.pool import (
 from vidcomp.functional.regrid import regrid
 from vidcomp.functional.structure import insert_rows
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.blocks import end_to_end, untraced
+from vidcomp.projectors.blocks import apart, end_to_end, untraced
 from vidcomp.projectors.pooled import PooledConfig, PooledProjector
 from vidcomp.projectors.pooling import (
     between_cells,
@@ -178,7 +178,7 @@ class LlavaNext(PooledProjector):
             return super().project(videos, budgets, queries)
         cells = [self.cells(v.grid, b) for v, b in zip(videos, budgets, strict=True)]
         rows = self.before(end_to_end([self._features(video) for video in videos]))
-        parts = torch.split(rows, [v.grid.num_patches for v in videos])
+        parts = apart(rows, [v.grid.num_patches for v in videos])
         paths = [self._paths(c) for c in cells]
         jobs = [
             (path, x.view(*v.grid, -1)[path.frames.to(x.device)])

@@ -153,8 +153,9 @@ class Lfq(Quantizer):
         if self.config.spherical:
             z_NC = normalize(z_NC, dim=-1)
         shift_C = torch.arange(self.config.bits - 1, -1, -1, device=z_NC.device)
-        ids_N = ((z_NC > 0).long() << shift_C).sum(dim=-1)
-        code_NC = self.codes(ids_N)
+        up_NC = z_NC > 0
+        ids_N = (up_NC.long() << shift_C).sum(dim=-1)
+        code_NC = torch.where(up_NC, self.scale, -self.scale).to(z_NC)
         if not self.training:
             return Quantized(straight_through(z_NC, code_NC), ids_N, z_NC.new_zeros(()))
         loss = self.config.commitment_weight * mse_loss(z_NC, code_NC)

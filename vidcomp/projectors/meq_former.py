@@ -20,7 +20,7 @@ from vidcomp.errors import ConfigError, ShapeError
 from vidcomp.functional.geometry import is_dense, local_positions, nearest_cells
 from vidcomp.functional.provenance import patch_weights
 from vidcomp.projectors.base import ProjectorAbout
-from vidcomp.projectors.blocks import untraced
+from vidcomp.projectors.blocks import apart, end_to_end, untraced
 from vidcomp.projectors.qformer import InstructQFormerConfig, QFormerProjector
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, TokenBatch, VideoTokens
@@ -195,9 +195,9 @@ class MeqFormer(QFormerProjector):
         for name, videos in streams.items():
             for video in videos:
                 self._check_width(name, video)
-            packed = torch.cat([v.tokens.to(self.dtype) for v in videos])
+            packed = end_to_end([v.tokens.to(self.dtype) for v in videos])
             widened: Tensor = self.projs[places[name]](packed)
-            rows.append(torch.split(widened, [len(v) for v in videos]))
+            rows.append(apart(widened, [len(v) for v in videos]))
         parts = zip(*rows, strict=True)
         together = zip(*streams.values(), strict=True)
         return [self._join(videos, tokens) for videos, tokens in zip(together, parts, strict=True)]

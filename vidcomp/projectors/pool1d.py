@@ -19,7 +19,7 @@ from vidcomp.errors import BudgetError, ShapeError
 from vidcomp.functional.merge import resample
 from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.projectors.base import Projector, ProjectorAbout
-from vidcomp.projectors.blocks import end_to_end, mlp, untraced
+from vidcomp.projectors.blocks import apart, end_to_end, mlp, untraced
 from vidcomp.projectors.pooled import PooledConfig
 from vidcomp.projectors.pooling import mean_cells
 from vidcomp.registry import PROJECTORS
@@ -87,9 +87,10 @@ class AvgPool1d(Projector):
         for (_, count, fixed), group in groupby(order, key=kinds.__getitem__):
             index = list(group)
             x_BND = end_to_end([videos[i].tokens.unsqueeze(0) for i in index])
-            pooled |= zip(index, self._pooled(x_BND, count, fixed), strict=True)
+            means = self._pooled(x_BND, count, fixed).flatten(0, 1)
+            pooled |= zip(index, apart(means, [count] * len(index)), strict=True)
         rows = self.layers(end_to_end([pooled[i] for i in range(len(videos))]))
-        parts = torch.split(rows, counts)
+        parts = apart(rows, counts)
         return [
             _follow(video, self._edges(len(video), count, fixed), part)
             for video, (_, count, fixed), part in zip(videos, kinds, parts, strict=True)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from vidcomp.errors import ShapeError
 from vidcomp.projectors.base import Projector, ProjectorConfig
-from vidcomp.projectors.blocks import end_to_end
+from vidcomp.projectors.blocks import apart, end_to_end
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["BLOCK", "Quantized", "Quantizer", "QuantizerConfig", "straight_through"]
@@ -115,7 +114,7 @@ class Quantizer(Projector):
         """The rows of all videos in one pass."""
         found = self.quantize(end_to_end([video.tokens for video in videos]))
         rows = found.ids if self.config.output == "ids" else found.tokens
-        parts = torch.split(rows, [len(video) for video in videos])
+        parts = apart(rows, [len(video) for video in videos])
         return [replace(video, tokens=part) for video, part in zip(videos, parts, strict=True)]
 
 

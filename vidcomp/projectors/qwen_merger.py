@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 
 from vidcomp.errors import ShapeError
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
-from vidcomp.projectors.blocks import end_to_end, mlp
+from vidcomp.projectors.blocks import apart, end_to_end, mlp
 from vidcomp.projectors.pixel_shuffle import WindowProjector
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid, Query, VideoTokens
@@ -132,7 +132,7 @@ class QwenMerger(WindowProjector):
         cells = [self.cells(grid) for grid in grids]
         for name, rows, merger in zip(names, deep, self.deepstack, strict=True):
             merged = cast(PatchMerger, merger).after(end_to_end(self._grouped(grids, cells, rows)))
-            parts = torch.split(merged, [c.num_patches for c in cells])
+            parts = apart(merged, [c.num_patches for c in cells])
             out = [
                 replace(video, extras={**video.extras, name: part})
                 for video, part in zip(out, parts, strict=True)

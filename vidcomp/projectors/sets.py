@@ -17,7 +17,7 @@ from vidcomp.functional.geometry import local_positions
 from vidcomp.functional.resample_sets import resample_sets
 from vidcomp.functional.set_sources import SetSources
 from vidcomp.projectors.base import Projector
-from vidcomp.projectors.blocks import end_to_end, untraced
+from vidcomp.projectors.blocks import apart, end_to_end, untraced
 from vidcomp.types import Grid, Query, VideoTokens
 
 __all__ = ["ClipSets", "RowSets", "SetwiseProjector"]
@@ -112,7 +112,7 @@ class RowSets:
         results, first_row = [], 0
         for video, tokens, own_sources, rows in zip(
             videos,
-            torch.split(tokens_BKD, self.counts),
+            apart(tokens_BKD, self.counts),
             sources.split(self.counts),
             torch.split(self.rows, self.counts),
             strict=True,
