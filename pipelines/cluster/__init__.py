@@ -1,0 +1,1 @@
+"""Extraction on a Ray cluster: descriptors out, receipts in; see :class:`RayRunner`."""
