@@ -158,6 +158,10 @@ class Engine:
         """Whether no more videos are begun."""
         return self._drain_by is not None
 
+    @property
+    def _is_late(self) -> bool:
+        return self._drain_by is not None and time.monotonic() > self._drain_by
+
     def run(
         self,
         prepared: Prepared,
@@ -270,12 +274,15 @@ class Engine:
             self.waits.encode_wait_s += (time.perf_counter() - started) / len(self._readers)
 
     def _next_batch(self, queue: ByteQueue[_Event]) -> list[_Event] | None:
-        """What is ready, until the encoder's batch is full; ``None`` if nothing will come."""
+        """What is ready, until the encoder's batch is full; ``None`` if nothing will come.
+
+        Nothing, after a moment without frames: what was written meanwhile can be told.
+        """
         started = time.perf_counter()
-        while (first := queue.get(_TICK_S)) is None:
-            if queue.is_over or (self._drain_by is not None and time.monotonic() > self._drain_by):
-                return None
+        first = queue.get(_TICK_S)
         self.waits.decode_wait_s += time.perf_counter() - started
+        if first is None or self._is_late:
+            return None if self._is_late or queue.is_over else []
         batch, held = [first], _num_frames(first)
         while held < self._batches.max_frames and (event := queue.get()) is not None:
             batch.append(event)

@@ -3,7 +3,7 @@
 import platform
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from importlib import metadata
 from types import TracebackType
@@ -132,9 +132,9 @@ class Worker:
         """
         self._writer.seal()
 
-    def drain(self) -> None:
-        """Begin no more items; what is begun may go on for the options' ``grace_s``."""
-        self._engine.drain(self._options.grace_s)
+    def drain(self, grace_s: float | None = None) -> None:
+        """Begin no more items; what is begun may go on for ``grace_s``, by default the options'."""
+        self._engine.drain(self._options.grace_s if grace_s is None else grace_s)
 
     def run(self, items: Iterable[Item]) -> Generator[Receipt, None, None]:
         """One receipt an item, as they come; failures are recorded in the store.
@@ -150,9 +150,19 @@ class Worker:
         outcomes = self._engine.run(self._prepared, self._missing(items), self._write)
         with closing(outcomes):
             for outcome in outcomes:
-                yield from self._known()
+                yield from self.known()
                 yield self._receipt(outcome)
-        yield from self._known()
+        yield from self.known()
+
+    def known(self) -> list[Receipt]:
+        """Receipts of items that had a record, since the last call; ``run`` gives them with the
+        next outcome, and whoever cannot wait for one asks here, from any thread.
+        """
+        receipts = []
+        with suppress(IndexError):
+            while True:
+                receipts.append(self._there.popleft())
+        return receipts
 
     def _missing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Items that have no record yet; called from the readers' threads, one at a time."""
@@ -163,10 +173,6 @@ class Worker:
                 self._there.append(Receipt(key=key, path=item.path, status="cached"))
             else:
                 yield item
-
-    def _known(self) -> Iterator[Receipt]:
-        while self._there:
-            yield self._there.popleft()
 
     def _write(self, done: Done) -> None:
         key, meta = done.item.key, _meta(done, self._prepared)
