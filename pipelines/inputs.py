@@ -1,10 +1,14 @@
 """From what a person types to the list of videos to do: files, folders, globs, lists, manifests."""
 
 import glob
+import logging
+import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,9 @@ from vidcomp.data.tables import read_rows
 from vidcomp.errors import ConfigError
 from vidcomp.store import SourceId
 
-__all__ = ["Item", "Manifest", "expand", "shard", "source_id"]
+__all__ = ["Item", "Manifest", "expand", "source_id"]
+
+_log = logging.getLogger(__name__)
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -30,6 +36,8 @@ class Item:
     end_s: float | None = None
     source: SourceId | None = None
     """Identity of the file when the run was planned, if it is known."""
+    rows: int = 1
+    """Rows of the inputs that name it; each of them is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +58,9 @@ def expand(
     manifest: Manifest | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    limit: int | None = None,
 ) -> list[Item]:
-    """All items of the inputs, in a stable order, each once.
+    """All items of the inputs, in a stable order, each once; rows that repeat one are counted.
 
     Args:
         inputs: files, folders (searched through), globs, URLs, ``@list.txt`` (a path a line) or
@@ -59,6 +68,7 @@ def expand(
         manifest: a table that gives items too; its ``start_s`` and ``end_s`` columns win.
         start_s: start of the range of every item, in seconds.
         end_s: end of it.
+        limit: take only the first so many rows, whatever became of them in earlier runs.
 
     Raises:
         ConfigError: nothing matches, or two different videos would get one key.
@@ -67,34 +77,23 @@ def expand(
         raise ConfigError(
             f"a range must end after it starts, got {start_s} to {end_s} s: swap them"
         )
-    found = [item for text in inputs for item in _expand_one(text)]
-    if manifest is not None:
-        found += _read_manifest(manifest)
     items: dict[str, Item] = {}
-    for item in found:
-        item = _ranged(item, start_s, end_s)
+    rows: Counter[str] = Counter()
+    for row in islice(_rows(inputs, manifest), limit):
+        item = _ranged(row, start_s, end_s)
         other = items.setdefault(item.key, item)
-        if other != item:
+        if other is not item and not _is_same(item, other):
             raise ConfigError(
                 f"{other.path} and {item.path} would both be stored as {item.key!r}: pass their "
                 f"common folder, or a manifest with an id column"
             )
+        rows[item.key] += 1
     if not items:
         wanted = " ".join(inputs) or "the manifest"
         raise ConfigError(f"no videos found in {wanted}: pass files, folders or a manifest")
-    return list(items.values())
-
-
-def shard(items: Sequence[Item], spec: str) -> list[Item]:
-    """Part ``i`` of ``n`` (``"i/n"``, i from 0) of the items; the parts together are the whole.
-
-    Raises:
-        ConfigError: not of that form.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", spec)
-    if not match or int(match[1]) >= int(match[2]):
-        raise ConfigError(f"a shard is i/n with i from 0 to n-1, got {spec!r}: e.g. 0/4")
-    return list(items[int(match[1]) :: int(match[2])])
+    return [
+        item if rows[key] == 1 else replace(item, rows=rows[key]) for key, item in items.items()
+    ]
 
 
 def source_id(path: str, *, content: bool = False) -> SourceId | None:
@@ -109,6 +108,24 @@ def source_id(path: str, *, content: bool = False) -> SourceId | None:
         return SourceId.of_file(path, content=content)
     except OSError:
         return None
+
+
+def _rows(inputs: Sequence[str], manifest: Manifest | None) -> Iterator[Item]:
+    for text in inputs:
+        yield from _expand_one(text)
+    if manifest is not None:
+        yield from _read_manifest(manifest)
+
+
+def _is_same(item: Item, other: Item) -> bool:
+    """Whether both are the same range of the same file, however it is written."""
+    if (item.start_s, item.end_s) != (other.start_s, other.end_s):
+        return False
+    if item.path == other.path:
+        return True
+    if _URL.match(item.path) or _URL.match(other.path):
+        return False
+    return os.path.realpath(item.path) == os.path.realpath(other.path)
 
 
 def _expand_one(text: str) -> Iterator[Item]:
@@ -140,12 +157,27 @@ def _expand_lines(lines: Iterable[str]) -> Iterator[Item]:
             yield Item(key=re.sub(_URL, "", path), path=path)
 
 
-def _walk(folder: Path) -> Iterator[Item]:
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if VIDEO_SUFFIX.fullmatch(path.suffix) and not hidden and not path.is_dir():
-            yield Item(key=relative.as_posix(), path=str(path))
+def _walk(folder: Path, before: str = "") -> Iterator[Item]:
+    """Videos below a folder by name; links to folders are not followed, as they may lead back."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if not before:
+            raise ConfigError(
+                f"the folder {folder} cannot be read ({error.strerror}): check its permissions"
+            ) from error
+        _log.warning("left out the folder %s, which cannot be read: %s", folder, error.strerror)
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{before}{entry.name}/")
+            continue
+        suffix = os.path.splitext(entry.name)[1]  # noqa: PTH122  # a Path each takes far longer
+        if VIDEO_SUFFIX.fullmatch(suffix) and not entry.is_dir():
+            yield Item(key=before + entry.name, path=entry.path.removeprefix("./"))
 
 
 def _ranged(item: Item, start_s: float | None, end_s: float | None) -> Item:

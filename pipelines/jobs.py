@@ -1,5 +1,6 @@
 """Commands as the command line gives them: options in, a job run, its result printed."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -12,9 +13,10 @@ from vidcomp.config import Recipe, load_recipe
 
 from .engine import Waits
 from .extract import Plan, Progress, extract, make_plan
-from .inputs import Item, Manifest, expand, shard
+from .inputs import Item, Manifest, expand
 from .output import format_summary, print_json
 from .run_options import Options
+from .shards import choose_shard
 from .summary import Receipt, Summary
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
@@ -99,11 +101,14 @@ def _items(options: dict[str, Any]) -> list[Item]:
             path=options["manifest"], column=options["column"], id_column=options["id_column"]
         )
     items = expand(
-        options["inputs"], manifest=manifest, start_s=options["start"], end_s=options["end"]
+        options["inputs"],
+        manifest=manifest,
+        start_s=options["start"],
+        end_s=options["end"],
+        limit=options["limit"],
     )
-    if options["shard"] is not None:
-        items = shard(items, options["shard"])
-    return items[: options["limit"]]
+    shard = choose_shard(options["shard"], os.environ)
+    return items if shard is None else shard.of(items)
 
 
 def _report_plan(plan: Plan, recipe: Recipe, options: dict[str, Any]) -> int:

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcomp.errors import ConfigError
-from vidcomp.pipelines.inputs import Item, Manifest, expand, shard, source_id
+from vidcomp.pipelines.inputs import Item, Manifest, expand, source_id
 
 
 @pytest.fixture
@@ -45,8 +46,51 @@ def test_lists_from_a_file_and_standard_input(folder, monkeypatch):
     assert [item.path for item in from_file] == [f"{folder}/b.mp4", f"{folder}/a.MKV"]
 
 
-def test_the_same_video_twice_is_done_once(folder):
-    assert len(expand([str(folder / "b.mp4")] * 2)) == 1
+def test_the_same_video_twice_is_done_once_and_counted_twice(folder):
+    (item,) = expand([str(folder / "b.mp4")] * 2)
+    assert item.rows == 2
+    other = f"{folder}/sub/../b.mp4"
+    assert [(i.key, i.rows) for i in expand([str(folder), str(folder / "b.mp4"), other])] == [
+        ("a.MKV", 1),
+        ("b.mp4", 3),
+        ("sub/c.webm", 1),
+    ]
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=1), st.integers(1, 40))
+def test_every_row_is_counted_once_and_a_limit_counts_rows(names, limit):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO("\n".join(names)))
+        items = expand(["-"], limit=limit)
+    kept = names[:limit]
+    assert {i.key: i.rows for i in items} == {name: kept.count(name) for name in kept}
+    assert [i.key for i in items] == list(dict.fromkeys(kept))
+
+
+def test_ranges_of_one_video_are_different_items(folder):
+    (folder / "m.csv").write_text("path,start,end\nb.mp4,0,1\nb.mp4,1,2\nb.mp4,0,1\n")
+    items = expand([], manifest=Manifest(path=str(folder / "m.csv")))
+    assert [(i.key, i.rows) for i in items] == [("b.mp4@0-1", 2), ("b.mp4@1-2", 1)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_told(folder, caplog):
+    (folder / "sub").chmod(0)
+    try:
+        assert keys(expand([str(folder)])) == ["a.MKV", "b.mp4"]
+        assert "left out the folder" in caplog.text
+        with pytest.raises(ConfigError, match="cannot be read"):
+            expand([str(folder / "sub")])
+    finally:
+        (folder / "sub").chmod(0o700)
+
+
+def test_links_to_folders_are_not_followed_and_names_are_in_order(folder):
+    (folder / "round").symlink_to(folder)
+    (folder / "sub.mp4").write_bytes(b"x")
+    (folder / "sub" / "z").mkdir()
+    (folder / "sub" / "z" / "e.avi").write_bytes(b"x")
+    assert keys(expand([str(folder)])) == ["a.MKV", "b.mp4", "sub/c.webm", "sub/z/e.avi", "sub.mp4"]
 
 
 def test_two_videos_with_one_key_are_refused(folder):
@@ -114,19 +158,6 @@ def test_a_missing_list_or_manifest_is_one_sentence(tmp_path):
         expand([f"@{tmp_path}/gone.txt"])
     with pytest.raises(ConfigError, match="cannot be read"):
         expand([], manifest=Manifest(path=str(tmp_path / "gone.csv")))
-
-
-@given(st.integers(0, 30), st.integers(1, 8))
-def test_shards_together_are_the_whole(num_items, num_shards):
-    items = [Item(key=str(i), path=str(i)) for i in range(num_items)]
-    parts = [shard(items, f"{i}/{num_shards}") for i in range(num_shards)]
-    assert sorted((item.key for part in parts for item in part), key=int) == keys(items)
-
-
-@pytest.mark.parametrize("spec", ["4/4", "1", "-1/3", "a/b", "0/0"])
-def test_a_wrong_shard_is_one_sentence(spec):
-    with pytest.raises(ConfigError, match="a shard is i/n"):
-        shard([], spec)
 
 
 def test_source_identity_sees_changes(tmp_path):
