@@ -6,6 +6,7 @@ VidcompError
 ├── ShapeError          tensors or grids that do not fit together
 ├── BudgetError         a token count that cannot be reached
 ├── DecodeError         a file that does not give the frames asked for
+│   └── CrashError          a file over which the process that decodes died or hung
 └── StoreError          the token cache
     ├── StoreMissError      no such record or store
     ├── StoreStaleError     made with other settings or from another source
@@ -17,6 +18,7 @@ Each message is one sentence: what was wanted, what came, what to do.
 __all__ = [
     "BudgetError",
     "ConfigError",
+    "CrashError",
     "DecodeError",
     "MissingExtraError",
     "ShapeError",
@@ -50,6 +52,17 @@ class BudgetError(VidcompError, ValueError):
 
 class DecodeError(VidcompError):
     """A file does not give the frames that were asked for."""
+
+
+class CrashError(DecodeError):
+    """The process that was decoding a file has died over it, or was ended as it hung."""
+
+    exit_code: int = 0
+    """Minus the signal that ended it, if one did; see ``subprocess``."""
+    is_stalled: bool = False
+    """It made no progress and was ended for that."""
+    was_fresh: bool = True
+    """The file was the first that the process read: no other can have damaged its memory."""
 
 
 class StoreError(VidcompError):

@@ -1,41 +1,62 @@
 """The decode process: reads requests from stdin, answers on what was its stdout.
 
-It decodes one chunk ahead of what was asked for and no further, ignores Ctrl-C (its owner decides
-when it ends), and ends as soon as its owner is gone.
+It ignores Ctrl-C (its owner decides when it ends), and ends as soon as its owner is gone.
 """
 
+import io
 import os
 import pickle
-import sys
 import threading
 import time
 import traceback
-from typing import Any, BinaryIO
 
 from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.sample.decode import stream_frames
+from vidcomp.sample.decode._link import Link, StoppedError
 from vidcomp.sample.decode._request import DecodeRequest
-from vidcomp.sample.decode._wire import Message, frames_message, receive, send
+from vidcomp.sample.decode._slots import LentSlots
+from vidcomp.sample.decode._wire import Inbox, Message
 
 __all__ = ["main"]
 
 _WATCH_S = 2.0
+# What Python, PyAV, FFmpeg and torch say when there is no more memory.
+_FULL = ("allocate memory", "bad_alloc")
 
 
-def main() -> None:
-    """Serves requests until stdin ends."""
+def main(
+    pipe: io.FileIO, *, shared: int | None = None, memory_limit_bytes: int | None = None
+) -> None:
+    """Serves requests until ``pipe`` ends.
+
+    Args:
+        pipe: where requests come from.
+        shared: inherited descriptor of the shared memory; ``None`` sends pixels over the pipe.
+        memory_limit_bytes: that may be taken beyond what the libraries take; ``None``: all.
+    """
     import torch
 
     torch.set_num_threads(1)
     _end_with_owner()
-    requests = sys.stdin.buffer
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    if memory_limit_bytes is not None:
+        _limit_memory(memory_limit_bytes)
+    answers = io.FileIO(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get among the answers
-    send(answers, {"kind": "ready"})
-    while (message := receive(requests)) is not None:
-        if message["kind"] == "start":
-            pickled = requests.read(message["num_bytes"])
-            _Job(requests, answers, message).serve(pickled)
+    link = Link(Inbox(pipe), answers, None if shared is None else LentSlots(shared))
+    link.tell({"kind": "ready"})
+    while True:
+        _serve(link, link.next_request())
+
+
+def _limit_memory(most_bytes: int) -> None:
+    """Counts what only this process can see: shared memory has bounds of its own."""
+    import resource
+
+    status = open("/proc/self/status").read()  # noqa: SIM115, PTH123
+    held = int(status.partition("VmData:")[2].split()[0]) * 1024
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = held + most_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _end_with_owner() -> None:
@@ -50,48 +71,19 @@ def _end_with_owner() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Job:
-    """One request being answered."""
-
-    def __init__(self, requests: BinaryIO, answers: BinaryIO, start: Message) -> None:
-        self._requests = requests
-        self._answers = answers
-        self._id: int = start["id"]
-        self._tick_s: float = start["tick_s"]
-        self._last_tick_s = time.monotonic()
-
-    def serve(self, pickled: bytes) -> None:
+def _serve(link: Link, pickled: bytes) -> None:
+    """Answers one request."""
+    try:
         try:
-            stream = stream_frames(_load(pickled), on_progress=self._tick)
-            for frames in stream:
-                if not self._is_wanted():
-                    stream.close()  # type: ignore[attr-defined]  # a generator
-                    return
-                self._answer(*frames_message(frames))
+            for frames in stream_frames(_load(pickled), on_progress=link.pulse):
+                link.give(frames)
                 del frames  # the next chunk is decoded while nobody needs this one
-            end: Message = {"kind": "end"}
+            link.tell({"kind": "end"})
         except Exception as error:  # noqa: BLE001  # all that went wrong is told to the owner
-            end = _error_message(error)
-        if self._is_wanted():
-            self._answer(end)
-
-    def _is_wanted(self) -> bool:
-        """Waits for the owner's next word: go on, or stop."""
-        message = receive(self._requests)
-        if message is None:
-            sys.exit(0)
-        if message["kind"] == "next":
-            return True
-        self._answer({"kind": "stopped"})
-        return False
-
-    def _answer(self, message: Message, payload: "bytes | memoryview" = b"") -> None:
-        send(self._answers, {**message, "id": self._id}, payload)
-        self._last_tick_s = time.monotonic()
-
-    def _tick(self) -> None:
-        if time.monotonic() - self._last_tick_s > self._tick_s:
-            self._answer({"kind": "tick"})
+            link.tell(_error_message(error))
+    except StoppedError:
+        link.tell({"kind": "stopped"})
+    link.tidy()
 
 
 def _load(pickled: bytes) -> DecodeRequest:
@@ -105,12 +97,14 @@ def _load(pickled: bytes) -> DecodeRequest:
     return request
 
 
-def _error_message(error: Exception) -> dict[str, Any]:
+def _error_message(error: Exception) -> Message:
     is_ours = isinstance(error, VidcompError)
+    is_full = isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
     return {
         "kind": "error",
         "type": type(error).__name__,
         "is_ours": is_ours,
+        "is_full": is_full,
         "text": str(error),
         "trace": "" if is_ours else traceback.format_exc(),
     }

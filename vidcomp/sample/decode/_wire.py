@@ -1,92 +1,135 @@
 """Messages between a program and its decode process, over two pipes.
 
 A message is a length, a JSON object, and as many raw bytes as the object's ``num_bytes`` says.
-What the process sends is never unpickled: a video that takes it over cannot reach further.
+What the process sends is never unpickled and every value of it is checked: a video that takes it
+over cannot reach further.
 """
 
-import dataclasses
+import io
 import json
+import select
 import struct
-from typing import Any, BinaryIO
+import threading
+from collections.abc import Callable
+from typing import Any
 
-import torch
-
-from vidcomp.types import Frames, Source
-
-__all__ = ["frames_from", "frames_message", "receive", "receive_pixels", "send"]
+__all__ = ["Inbox", "Message", "SilenceError", "WireError", "send"]
 
 Message = dict[str, Any]  # JSON
 
+_READ_BYTES = 1 << 16
+_MOST_TEXT = 64 << 20  # of the times of a chunk of a million frames
+_HAS_POLL = hasattr(select, "poll")
 
-def send(pipe: BinaryIO, message: Message, payload: "bytes | memoryview" = b"") -> None:
+
+class WireError(Exception):
+    """What came is no message, or not one that makes sense here."""
+
+
+class SilenceError(Exception):
+    """Nothing came for too long."""
+
+
+def send(pipe: io.FileIO, message: Message, payload: "bytes | memoryview" = b"") -> None:
     """Writes one message; ``OSError`` if nobody reads any more."""
     text = json.dumps({**message, "num_bytes": len(payload)}).encode()
-    pipe.write(struct.pack("<I", len(text)) + text)
+    _write(pipe, struct.pack("<I", len(text)) + text)
     if payload:
-        left = memoryview(payload)
-        while left:  # an unbuffered pipe may take a part
-            left = left[pipe.write(left) :]
-    pipe.flush()
+        _write(pipe, payload)
 
 
-def receive(pipe: BinaryIO) -> Message | None:
-    """The next message, its payload still unread; ``None`` at the end of the stream."""
-    head = bytearray(4)
-    if not _fill(pipe, memoryview(head)):
-        return None
-    text = bytearray(struct.unpack("<I", head)[0])
-    if not _fill(pipe, memoryview(text)):
-        return None
-    message: Message = json.loads(text)
-    return message
+def _write(pipe: io.FileIO, data: "bytes | memoryview") -> None:
+    left = memoryview(data)
+    while left:  # an unbuffered pipe may take a part
+        left = left[pipe.write(left) :]
 
 
-def receive_pixels(pipe: BinaryIO, message: Message) -> torch.Tensor | None:
-    """The payload as a tensor of ``message["shape"]``; ``None`` if the stream ends before."""
-    pixels = torch.empty(message["shape"], dtype=torch.uint8)
-    return pixels if _fill(pipe, _bytes_of(pixels)) else None
+class Inbox:
+    """Messages out of a pipe, each waited for no longer than one likes.
 
+    Args:
+        pipe: unbuffered.
+        on_silence: called where pipes cannot be polled (Windows) when nothing came for too long;
+            must make the pipe end.
+    """
 
-def _bytes_of(pixels: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    array: Any = pixels.numpy()  # torch's type for it is no buffer
-    return memoryview(array).cast("B")
+    def __init__(self, pipe: io.FileIO, on_silence: Callable[[], None] | None = None) -> None:
+        self._pipe = pipe
+        self._on_silence = on_silence
+        self._read = bytearray()
+        self._poll = None
+        if _HAS_POLL:
+            self._poll = select.poll()
+            self._poll.register(pipe, select.POLLIN)
 
+    @property
+    def is_ready(self) -> bool:
+        """Something is there already; never so where pipes cannot be polled."""
+        return bool(self._read) or (self._poll is not None and bool(self._poll.poll(0)))
 
-def _fill(pipe: BinaryIO, space: memoryview) -> bool:
-    while space:
-        count = pipe.readinto(space)  # type: ignore[attr-defined]  # both kinds of pipe have it
+    def get(self, patience_s: float | None = None) -> Message:
+        """The next message, its payload still unread.
+
+        Raises:
+            EOFError: the other end is closed.
+            SilenceError: not a byte came for ``patience_s`` seconds.
+            WireError: what came is no message.
+        """
+        (size,) = struct.unpack("<I", self.take(4, patience_s))
+        if size > _MOST_TEXT:
+            raise WireError(f"a message of {size} bytes")
+        try:
+            message = json.loads(self.take(size, patience_s))
+        except (ValueError, RecursionError) as error:
+            raise WireError(f"no JSON: {error}") from error
+        if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
+            raise WireError("a message without a kind")
+        return message
+
+    def take(self, size: int, patience_s: float | None = None) -> bytes:
+        """The next ``size`` bytes; errors as of ``get``."""
+        while len(self._read) < size:
+            space = bytearray(_READ_BYTES)
+            count = self._fill(memoryview(space), patience_s)
+            self._read += space[:count]
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken
+
+    def take_into(self, space: memoryview, patience_s: float | None = None) -> None:
+        """The next bytes, as many as fill ``space``; errors as of ``get``."""
+        at_hand = min(len(space), len(self._read))
+        space[:at_hand] = self._read[:at_hand]
+        del self._read[:at_hand]
+        space = space[at_hand:]
+        while space:
+            space = space[self._fill(space, patience_s) :]
+
+    def _fill(self, space: memoryview, patience_s: float | None) -> int:
+        if patience_s is None:
+            count = self._pipe.readinto(space)
+        elif self._poll is None:
+            count = self._read_watched(space, patience_s)
+        elif self._poll.poll(1000 * patience_s):
+            count = self._pipe.readinto(space)
+        else:
+            raise SilenceError
         if not count:
-            return False
-        space = space[count:]
-    return True
+            raise EOFError
+        return count
 
-
-def frames_message(frames: Frames) -> tuple[Message, memoryview]:
-    """A chunk as message and payload; pixels travel as [T, H, W, C], as they lie in memory."""
-    pixels = frames.data.permute(0, 2, 3, 1).contiguous()
-    message = {
-        "kind": "frames",
-        "shape": list(pixels.shape),
-        "pts_s": frames.pts_s.tolist(),
-        "duration_s": frames.duration_s.tolist(),
-        "first_index": frames.first_index,
-        "source": None if frames.source is None else dataclasses.asdict(frames.source),
-        "content": frames.content,
-        "num_padded": frames.num_padded,
-    }
-    return message, _bytes_of(pixels)
-
-
-def frames_from(message: Message, pixels: torch.Tensor) -> Frames:
-    """The chunk of ``frames_message``."""
-    content = message["content"]
-    return Frames(
-        data=pixels.permute(0, 3, 1, 2),
-        pts_s=torch.tensor(message["pts_s"], dtype=torch.float64),
-        duration_s=torch.tensor(message["duration_s"], dtype=torch.float64),
-        first_index=message["first_index"],
-        source=None if message["source"] is None else Source(**message["source"]),
-        content=None if content is None else (content[0], content[1], content[2], content[3]),
-        num_padded=message["num_padded"],
-    )
+    def _read_watched(self, space: memoryview, patience_s: float) -> int:
+        """Reads while another thread looks at the clock."""
+        assert self._on_silence is not None  # noqa: S101  # told where patience ends
+        is_silent = threading.Event()
+        watch = [is_silent.set, self._on_silence]
+        timer = threading.Timer(patience_s, lambda: [step() for step in watch])
+        timer.daemon = True
+        timer.start()
+        try:
+            count = self._pipe.readinto(space)
+        finally:
+            timer.cancel()
+        if is_silent.is_set():
+            raise SilenceError
+        return count

@@ -2,25 +2,27 @@
 
 The process is started fresh (never forked: decoders and threads do not survive that), does not
 import the program's main module, so scripts need no ``if __name__`` guard, and runs one thread.
-Frames come back over a pipe, pulled chunk by chunk; the process works one chunk ahead.
+On Linux, frames come back in shared memory and the process works ahead as far as there is room in
+it; elsewhere over a pipe, with one chunk ahead.
 """
 
 import os
 import pickle
-import signal
+import sys
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from torch import Tensor
-
-from vidcomp import errors
-from vidcomp.errors import ConfigError, DecodeError, VidcompError
+from vidcomp.errors import ConfigError
+from vidcomp.sample.decode._blame import death, error_of
 from vidcomp.sample.decode._process import DecodeProcess, GoneError
 from vidcomp.sample.decode._request import DecodeRequest
-from vidcomp.sample.decode._wire import Message, frames_from
+from vidcomp.sample.decode._wire import Message
 from vidcomp.types import Frames
 
 __all__ = ["DecodeWorker"]
+
+# A process that does not let go of an abandoned file is replaced, which takes about as long.
+_LET_GO_S = 5.0
 
 
 class DecodeWorker:
@@ -29,22 +31,37 @@ class DecodeWorker:
     Used by one thread at a time.  A worker that a fork copied starts a process of its own.
     """
 
-    def __init__(self, *, stall_s: float = 60.0, recycle_after: int = 500) -> None:
+    def __init__(
+        self,
+        *,
+        stall_s: float = 60.0,
+        recycle_after: int = 500,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             stall_s: seconds without any progress after which the process is given up; however
-                long a video takes, it makes progress as long as packets are decoded.
+                long a video takes, it makes progress as long as packets are decoded.  Time in
+                which nobody waits for frames does not count.
             recycle_after: requests after which a fresh process takes over, as native libraries
                 lose a little memory on each file.
+            memory_limit_bytes: that the process may take on top of what it starts with, frames it
+                hands over not counted; a file that needs more is an error of that file (Linux
+                only).  ``None``: as much as there is.
+
+        Raises:
+            ConfigError: settings that cannot be.
         """
         if not stall_s > 0 or recycle_after < 1:
             raise ConfigError(
                 f"a decode worker needs stall_s > 0 and recycle_after >= 1, got {stall_s} and "
                 f"{recycle_after}: change them"
             )
+        _check_limit(memory_limit_bytes)
         self._stall_s = stall_s
         self._recycle_after = recycle_after
+        self._memory_limit_bytes = memory_limit_bytes
         self._process: DecodeProcess | None = None
         self._job = 0
         self._state: Literal["idle", "active", "stopping"] = "idle"
@@ -54,16 +71,19 @@ class DecodeWorker:
         if self._process is not None and self._process.owner != os.getpid():
             self._process = None  # a fork copied it; it is not ours
         if self._process is None:
-            self._process = DecodeProcess()
+            self._process = DecodeProcess(self._memory_limit_bytes)
             self._state = "idle"
 
     def frames(self, request: DecodeRequest) -> Iterator[Frames]:
         """The frames of ``stream_frames(request)``, decoded in the process.
 
-        Closing the iterator early stops the work; so does asking for another request.
+        Their pixels may lie in memory that the process fills again once the last reference to them
+        is gone; keeping them is safe, and makes later ones be copied.  Closing the iterator early
+        stops the work; so does asking for another request.
 
         Raises:
-            DecodeError: the file does not give the frames, crashes the process or hangs it.
+            CrashError: the file crashes the process or hangs it.
+            DecodeError: the file does not give the frames.
             ConfigError: as ``stream_frames``; or the sampler cannot be pickled.
             VidcompError: the process cannot be started.
         """
@@ -72,32 +92,34 @@ class DecodeWorker:
         self._job += 1
         job = self._job
         try:
-            tick_s = min(1.0, self._stall_s / 4)
-            process.send({"kind": "start", "id": job, "tick_s": tick_s}, payload)
+            process.begin(job, min(1.0, self._stall_s / 4), payload)
             self._state = "active"
-            while True:
-                process.send({"kind": "next"})
-                message, pixels = self._answer(process)
-                if pixels is None:
-                    break
-                yield from self._lent(job, frames_from(message, pixels))
+            num_chunks = 1
+            message = self._answer(process)
+            while message["kind"] == "frames":
+                yield from self._lent(job, process.frames_of(message, request, self._stall_s))
                 if job != self._job:
                     raise ConfigError(
                         f"frames of {request.path} were wanted after their worker had been given "
                         f"another request: use one worker for each thread"
                     )
+                num_chunks += 1
+                process.ask(num_chunks)
+                message = self._answer(process)
             self._state = "idle"
         except GoneError as gone:
             self._drop()
-            raise _death(request, gone, self._stall_s) from gone
+            raise death(
+                request, gone, stall_s=self._stall_s, was_fresh=process.num_requests == 1
+            ) from gone
         except (KeyboardInterrupt, SystemExit, MemoryError):
             self._drop()  # perhaps in the middle of a message
             raise
         if message["kind"] == "error":
-            raise _error(request, message)
+            raise error_of(request, message)
 
     def close(self) -> None:
-        """Ends the process; the worker can be used again and then starts a new one."""
+        """Ends the process; frames stay valid, and the worker can be used again."""
         self._job += 1
         self._drop()
 
@@ -122,12 +144,11 @@ class DecodeWorker:
         self.start()
         process = self._process
         assert process is not None  # noqa: S101  # just started
-        is_old = process.num_requests >= self._recycle_after
+        is_old = process.num_requests >= self._recycle_after or process.is_worn
         if is_old or not self._becomes_idle(process):
             self._drop()
             return self._idle_process()
         process.wait_ready()
-        process.num_requests += 1
         return process
 
     def _becomes_idle(self, process: DecodeProcess) -> bool:
@@ -136,23 +157,26 @@ class DecodeWorker:
             self._ask_to_stop()
         try:
             while self._state == "stopping":
-                message, _ = process.receive(self._stall_s)
+                message = process.receive(min(self._stall_s, _LET_GO_S))
+                process.discard(message)
                 if message["kind"] == "stopped":
                     self._state = "idle"
         except GoneError:
             return False
         return self._process is process
 
-    def _answer(self, process: DecodeProcess) -> tuple[Message, Tensor | None]:
+    def _answer(self, process: DecodeProcess) -> Message:
+        """The next message about the current request that is more than a sign of life."""
         while True:
-            message, pixels = process.receive(self._stall_s)
-            if message["kind"] != "tick":
-                return message, pixels
+            message = process.receive(self._stall_s)
+            if message.get("id") == self._job and message["kind"] != "tick":
+                return message
+            process.discard(message)
 
     def _ask_to_stop(self) -> None:
         try:
             if self._process is not None:
-                self._process.send({"kind": "stop"})
+                self._process.stop()
                 self._state = "stopping"
         except GoneError:
             self._drop()
@@ -164,6 +188,16 @@ class DecodeWorker:
         self._state = "idle"
 
 
+def _check_limit(memory_limit_bytes: int | None) -> None:
+    if memory_limit_bytes is None:
+        return
+    if sys.platform != "linux" or memory_limit_bytes < 1:
+        raise ConfigError(
+            f"the memory of a decode worker can be limited on Linux, to at least 1 byte, got "
+            f"{memory_limit_bytes} on {sys.platform}: leave memory_limit_bytes out or change it"
+        )
+
+
 def _pickled(request: DecodeRequest) -> bytes:
     try:
         return pickle.dumps(request)
@@ -172,37 +206,3 @@ def _pickled(request: DecodeRequest) -> bytes:
             f"the request cannot be sent to the decode process ({error}): define the classes of "
             f"its sampler and its rule of sizes at the top of a module"
         ) from error
-
-
-def _death(request: DecodeRequest, gone: GoneError, stall_s: float) -> DecodeError:
-    if gone.is_stalled:
-        what = f"made no progress for {stall_s:g} s and was ended"
-    else:
-        what = f"died of it (exit {gone.exit_code}{_signal_name(gone.exit_code)})"
-    error = DecodeError(
-        f"{request.path} cannot be decoded, the decode process {what}: leave the file out, or try "
-        f"another backend than {request.backend!r}"
-    )
-    if gone.trace:
-        error.add_note(gone.trace)
-    return error
-
-
-def _signal_name(exit_code: int) -> str:
-    try:
-        return f", {signal.Signals(-exit_code).name}" if exit_code < 0 else ""
-    except ValueError:
-        return ""
-
-
-def _error(request: DecodeRequest, message: Message) -> VidcompError:
-    """The error of the process, as the same class; others are told as errors of the file."""
-    if message["is_ours"]:
-        kind: type[VidcompError] = getattr(errors, message["type"], DecodeError)
-        return kind(message["text"])
-    error = DecodeError(
-        f"{request.path} cannot be decoded ({message['type']}: {message['text']}): leave the file "
-        f"out, or report this with the file"
-    )
-    error.add_note(message["trace"])
-    return error

@@ -1,0 +1,222 @@
+"""Memory that a program and its decode process share, so that pixels are not sent but stay.
+
+One anonymous file holds a few slots, each large enough for any chunk: the file is sparse, so a slot
+takes as much memory as was written to it.  Nobody can name the file, so nothing is left behind
+whoever is killed, and its size is sealed, so a process that a video took over cannot make the
+program fault.  The program lends slots to whoever receives frames; a slot comes back when the last
+reference to its pixels is gone, in whatever thread that happens.
+"""
+
+import mmap
+import os
+import sys
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["AHEAD_BYTES", "SLOT_BYTES", "LentSlots", "OwnSlots", "SlotError", "open_slots"]
+
+AHEAD_BYTES = 128 << 20
+"""Pixels that may wait for the program, unless it waits for them."""
+SLOT_BYTES = 1 << 36
+"""More than any chunk; only addresses, no memory."""
+
+_NUM_SLOTS = 8
+# Left to the process however many frames the program keeps: one to be written, one to be read.
+_NUM_HELD_BACK = 2
+_LENT_BYTES = 256 << 20
+_LEAST_MAP = 1 << 20
+
+_all_slots: "weakref.WeakSet[OwnSlots]" = weakref.WeakSet()
+
+
+class SlotError(Exception):
+    """A slot that does not exist, is not the process's to fill, or is too small."""
+
+
+def open_slots() -> "OwnSlots | None":
+    """Shared memory where the system has it (Linux, unless limits forbid it), else ``None``."""
+    if sys.platform != "linux" or sys.maxsize < 1 << 32:
+        return None
+    import fcntl
+
+    try:
+        file = os.memfd_create("vidcomp-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return None
+    try:
+        os.ftruncate(file, _NUM_SLOTS * SLOT_BYTES)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+        mmap.mmap(file, _LEAST_MAP).close()
+    except OSError:  # such as a limit on the size of files
+        os.close(file)
+        return None
+    return OwnSlots(file)
+
+
+class _Maps:
+    """Slots as bytes of this process."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def view(self, slot: int, num_bytes: int) -> NDArray[np.uint8]:
+        """[num_bytes] the beginning of a slot; stays valid for as long as the array lives."""
+        known = self._maps.get(slot)
+        if known is None or len(known) < num_bytes:
+            size = max(_LEAST_MAP, 1 << (num_bytes - 1).bit_length())
+            known = mmap.mmap(self._file, size, offset=slot * SLOT_BYTES)
+            self._maps[slot] = known
+        return np.frombuffer(known, np.uint8, num_bytes)
+
+    def empty(self, slot: int) -> None:
+        """Gives the slot's memory back to the system."""
+        if sys.platform == "linux" and (known := self._maps.get(slot)) is not None:
+            known.madvise(mmap.MADV_REMOVE)
+
+    def close(self) -> None:
+        """Lets go of all that no array needs."""
+        for known in self._maps.values():
+            try:
+                known.close()
+            except BufferError:  # ends with the frames that live there
+                continue
+        self._maps = {}
+
+
+class OwnSlots:
+    """The program's side: lends what the process has filled, and knows what came back.
+
+    Used by one thread at a time; only pixels may be let go of in any thread.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        """Descriptor, to be inherited by the process."""
+        self._maps = _Maps(file)
+        self._filling = set(range(_NUM_SLOTS))  # the process may write to these
+        self._lent: dict[int, int] = {}  # bytes of those that frames live in
+        self._back: deque[int] = deque()  # free again; any thread may append
+        self._free: list[int] = []  # not yet told
+        self._worn: set[int] = set()
+        _all_slots.add(self)
+
+    @property
+    def is_worn(self) -> bool:
+        """Some slots can never be used again."""
+        return bool(self._worn)
+
+    def take(self, slot: int, num_bytes: int) -> torch.Tensor:
+        """[num_bytes] uint8 what the process has written to a slot.
+
+        The slot itself, lent until the last reference is gone; a copy if too much is lent already,
+        so that the process never waits for frames that somebody keeps.
+
+        Raises:
+            SlotError: the process cannot have filled that slot.
+        """
+        self._check(slot, num_bytes)
+        self._collect()
+        array = self._maps.view(slot, num_bytes)
+        pixels = torch.from_numpy(array)
+        if not self._may_lend(num_bytes):
+            pixels = pixels.clone()
+            self.put_back(slot)
+            return pixels
+        self._filling.discard(slot)
+        self._lent[slot] = num_bytes
+        # The tensor's memory holds the array, so it goes with the last view of that memory.
+        weakref.finalize(array, self._back.append, slot).atexit = False
+        return pixels
+
+    def put_back(self, slot: int) -> None:
+        """What is in a slot is not wanted.
+
+        Raises:
+            SlotError: the process cannot have filled that slot.
+        """
+        self._check(slot, 1)
+        self._filling.discard(slot)
+        self._back.append(slot)
+
+    def free(self) -> list[int]:
+        """Slots that the process may fill again, each told once."""
+        self._collect()
+        slots, self._free = self._free, []
+        self._filling.update(slots)
+        return slots
+
+    def wear_out_lent(self) -> None:
+        """Never reuses what is lent now: a forked copy of the program may look at it for ever."""
+        self._worn.update(list(self._lent))
+
+    def close(self) -> None:
+        """Lets go of the memory; that of frames that live on goes with them."""
+        self._maps.close()
+        os.close(self.file)
+
+    def _check(self, slot: int, num_bytes: int) -> None:
+        if type(slot) is not int or slot not in self._filling or not 0 < num_bytes <= SLOT_BYTES:
+            raise SlotError(f"slot {slot!r:.100} that cannot hold {num_bytes} bytes now")
+
+    def _collect(self) -> None:
+        while self._back:
+            slot = self._back.popleft()
+            self._lent.pop(slot, None)
+            if slot not in self._worn:
+                self._free.append(slot)
+
+    def _may_lend(self, num_bytes: int) -> bool:
+        num_busy = len(self._worn | self._lent.keys())
+        is_small = sum(self._lent.values()) + num_bytes <= _LENT_BYTES
+        return num_busy < _NUM_SLOTS - _NUM_HELD_BACK and (is_small or not self._lent)
+
+
+class LentSlots:
+    """The process's side: fills free slots, the one used last first, as its memory is at hand."""
+
+    def __init__(self, file: int) -> None:
+        """Takes the program's descriptor over."""
+        os.set_inheritable(file, False)
+        self._maps = _Maps(file)
+        self._free = list(range(_NUM_SLOTS))
+        self._held = dict.fromkeys(self._free, 0)  # bytes that a slot takes of the memory
+
+    @property
+    def has_free(self) -> bool:
+        """A slot can be filled."""
+        return bool(self._free)
+
+    def fill(self, pixels: torch.Tensor) -> int:
+        """Writes uint8 of any shape and layout, row by row; returns the slot."""
+        slot = self._free.pop()
+        num_bytes = pixels.numel()
+        self._held[slot] = max(self._held[slot], num_bytes)
+        torch.from_numpy(self._maps.view(slot, num_bytes)).view(pixels.shape).copy_(pixels)
+        return slot
+
+    def add_free(self, slots: Sequence[int]) -> None:
+        """Slots that came back."""
+        self._free += slots
+
+    def trim(self, most_bytes: int) -> None:
+        """Empties the free slots that hold more than that."""
+        for slot in self._free:
+            if self._held[slot] > most_bytes:
+                self._maps.empty(slot)
+                self._held[slot] = 0
+
+
+def _wear_out() -> None:
+    for slots in list(_all_slots):
+        slots.wear_out_lent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wear_out)
