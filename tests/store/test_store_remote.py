@@ -57,6 +57,18 @@ def test_an_object_is_created_once_replaced_at_will_and_removed(storage):
     assert not storage.exists("deltas/a.x")
 
 
+def test_folders_are_those_that_hold_something(storage, tmp_path):
+    folder = open_storage(tmp_path / "folder")
+    (tmp_path / "folder/runs/one").mkdir(parents=True)
+    (tmp_path / "folder/runs/two").mkdir()
+    for place in (storage, folder):
+        for name in ("runs/two/run.json", "runs/one/run.json", "runs/file", "runs/.tmp-x"):
+            place.replace(name, b"{}")
+        assert place.folders("runs") == ["one", "two"]
+        assert place.folders("nothing") == []
+    assert storage.names("runs", "") == ["file"]
+
+
 def test_a_finished_file_becomes_an_object_and_is_gone(storage, tmp_path):
     path = tmp_path / "part"
     path.write_bytes(b"abc" * 1000)

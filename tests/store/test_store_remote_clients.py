@@ -15,7 +15,7 @@ from vidcomp.store import CacheWriter, TokenCache, verify
 from vidcomp.store.remote import ObjectStorage, RemoteDeniedError, default_staging
 from vidcomp.store.remote.credentials import aws_defaults
 from vidcomp.store.remote.fsspec_client import FsspecClient
-from vidcomp.store.remote.http_listing import list_page
+from vidcomp.store.remote.http_listing import list_folders, list_page
 from vidcomp.store.remote.make import make_client
 from vidcomp.store.remote.obstore_client import ObstoreClient
 from vidcomp.store.remote.staging import staging_folder, store_slug
@@ -123,6 +123,11 @@ def test_a_web_server_that_shows_no_folders_says_what_it_needs(web, tmp_path):
 )
 def test_links_of_a_page_are_names(page):
     assert {n for n in list_page(page, "http://h/x") if n.endswith(".x")} == {"a.x", "b b.x"}
+
+
+def test_links_of_a_page_with_a_slash_are_folders():
+    page = b'<pre><a href="/up/">u</a><a href="../">u</a><a href="a.x">a</a><a href="b%20b/">b</a>'
+    assert list_folders(page, "http://h/x") == {"b b"}
 
 
 def test_what_is_no_page_lists_nothing():

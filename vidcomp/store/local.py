@@ -49,6 +49,11 @@ class LocalStorage:
         """Sorted names in a folder; none if it is not there."""
         return list_names(self._root / folder, suffix)
 
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders in a folder; none if it is not there."""
+        root = self._root / folder
+        return [name for name in list_names(root, "") if (root / name).is_dir()]
+
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         return (self._root / name).exists()

@@ -68,6 +68,9 @@ class Storage(Protocol):
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in ``folder`` that end with ``suffix``, without it; hidden ones left out."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders in ``folder``; hidden ones left out."""
+
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
 

@@ -36,6 +36,9 @@ class ObjectClient(Protocol):
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         """The objects in a folder by their names without it, those in folders below left out."""
 
+    def folders(self, folder: str) -> set[str]:
+        """Names of the folders in a folder, which hold some object."""
+
     def get(self, name: str) -> Bytes:
         """All bytes."""
 

@@ -4,7 +4,7 @@ import errno
 import importlib
 import inspect
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,12 @@ class FsspecClient:
 
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         """The objects in a folder."""
-        try:
-            with self._explained(folder):
-                self._fs.invalidate_cache()
-                found = self._fs.ls(self._path(folder), detail=True)
-        except FileNotFoundError:
-            return {}
-        files = (one for one in found if one.get("type") != "directory")
-        return {str(one["name"]).rstrip("/").rsplit("/", 1)[-1]: _info(one) for one in files}
+        files = (one for one in self._listed(folder) if one.get("type") != "directory")
+        return {_last(one): _info(one) for one in files}
+
+    def folders(self, folder: str) -> set[str]:
+        """Names of the folders in a folder."""
+        return {_last(one) for one in self._listed(folder) if one.get("type") == "directory"}
 
     def get(self, name: str) -> Bytes:
         """All bytes."""
@@ -131,6 +129,15 @@ class FsspecClient:
                 self._fs.rm_file(temporary)
             raise
 
+    def _listed(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        try:
+            with self._explained(folder):
+                self._fs.invalidate_cache()
+                found: Sequence[Mapping[str, Any]] = self._fs.ls(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return found
+
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         try:
@@ -166,6 +173,10 @@ def _open(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
             f"{sorted(options)}"
         ) from error
     return fs, str(root).rstrip("/")
+
+
+def _last(entry: Mapping[str, Any]) -> str:
+    return str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _info(found: Mapping[str, Any]) -> ObjectInfo:

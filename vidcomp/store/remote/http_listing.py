@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 from vidcomp.store.remote.client import ObjectInfo
 from vidcomp.store.remote.errors import RemoteError
 
-__all__ = ["list_page"]
+__all__ = ["list_folders", "list_page"]
 
 
 class _Links(HTMLParser):
@@ -31,6 +31,23 @@ def list_page(page: bytes, url: str) -> dict[str, ObjectInfo]:
     Raises:
         RemoteError: it is no such page.
     """
+    names = (path.rsplit("/", 1)[-1] for path in _paths(page, url))
+    return {name: ObjectInfo(-1, "") for name in names if name and name not in (".", "..")}
+
+
+def list_folders(page: bytes, url: str) -> set[str]:
+    """The folders that a folder's page links to, which is with a slash at the end.
+
+    Raises:
+        RemoteError: it is no such page.
+    """
+    paths = (path.removeprefix("./") for path in _paths(page, url))
+    found = (path[:-1] for path in paths if path.endswith("/"))
+    return {name for name in found if name and name != ".." and "/" not in name}
+
+
+def _paths(page: bytes, url: str) -> list[str]:
+    """Where a page's links lead to."""
     links = _Links()
     links.feed(page.decode("utf-8", "replace"))
     if not links.is_page:
@@ -39,5 +56,4 @@ def list_page(page: bytes, url: str) -> dict[str, ObjectInfo]:
             "the server lists no folders",
             f"let it show indexes of {url} (nginx: autoindex on), or copy the store",
         )
-    names = (unquote(urlsplit(href).path).rsplit("/", 1)[-1] for href in links.hrefs)
-    return {name: ObjectInfo(-1, "") for name in names if name and name not in (".", "..")}
+    return [unquote(urlsplit(href).path) for href in links.hrefs]

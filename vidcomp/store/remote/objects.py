@@ -125,6 +125,12 @@ class ObjectStorage:
             if name.endswith(suffix) and not name.startswith(".")
         )
 
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders in a folder; none if it is not there."""
+        live = self._live()
+        found = self._retried(lambda: live.client.folders(folder))
+        return sorted(name for name in found if not name.startswith("."))
+
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
         try:

@@ -12,7 +12,7 @@ from vidcomp.store.disk.format import Bytes
 from vidcomp.store.remote.client import ObjectInfo
 from vidcomp.store.remote.credentials import aws_defaults
 from vidcomp.store.remote.errors import RemoteError
-from vidcomp.store.remote.http_listing import list_page
+from vidcomp.store.remote.http_listing import list_folders, list_page
 from vidcomp.store.remote.obstore_errors import explain
 from vidcomp.store.remote.obstore_module import load_obstore
 
@@ -76,19 +76,17 @@ class ObstoreClient:
 
     def list(self, folder: str) -> dict[str, ObjectInfo]:
         """The objects in a folder; on plain HTTP, those that the server's page links to."""
-        if self._has_pages:
-            return self._list_page(folder)
-        try:
-            with self._explained(folder):
-                found = self._obstore.list_with_delimiter(self._lister, folder)["objects"]
-        except (FileNotFoundError, RemoteError) as error:
-            if self._is_http:  # few web servers can list (WebDAV), most show a page
-                self._has_pages = True
-                return self._list_page(folder)
-            if isinstance(error, FileNotFoundError):
-                return {}
-            raise
-        return {meta["path"].rsplit("/", 1)[-1]: _info(meta) for meta in found}
+        found = self._listed(folder)
+        if found is None:
+            return list_page(self._page(folder), self._url)
+        return {meta["path"].rsplit("/", 1)[-1]: _info(meta) for meta in found.get("objects", ())}
+
+    def folders(self, folder: str) -> set[str]:
+        """Names of the folders in a folder; on plain HTTP, those that its page links to."""
+        found = self._listed(folder)
+        if found is None:
+            return list_folders(self._page(folder), self._url)
+        return {path.rstrip("/").rsplit("/", 1)[-1] for path in found.get("common_prefixes", ())}
 
     def get(self, name: str) -> Bytes:
         """All bytes."""
@@ -171,12 +169,28 @@ class ObstoreClient:
                 f"client_options {sorted(options)}"
             ) from error
 
-    def _list_page(self, folder: str) -> dict[str, ObjectInfo]:
+    def _listed(self, folder: str) -> Mapping[str, Any] | None:
+        """Objects and folders in a folder; ``None`` from a server that only shows pages."""
+        if self._has_pages:
+            return None
         try:
-            page = bytes(self.get(folder))
+            with self._explained(folder):
+                found: Mapping[str, Any] = self._obstore.list_with_delimiter(self._lister, folder)
+        except (FileNotFoundError, RemoteError) as error:
+            if self._is_http:  # few web servers can list (WebDAV), most show a page
+                self._has_pages = True
+                return None
+            if isinstance(error, FileNotFoundError):
+                return {}
+            raise
+        return found
+
+    def _page(self, folder: str) -> bytes:
+        """What a web server shows of a folder; a page without links if there is none."""
+        try:
+            return bytes(self.get(folder))
         except FileNotFoundError:
-            return {}
-        return list_page(page, self._url)
+            return b"<html></html>"
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
