@@ -16,6 +16,7 @@ from .cli_cache import cache
 from .evaluate_command import evaluate
 from .extract_command import extract
 from .options import CONTEXT, BudgetsCommand, common, recipe_options
+from .streams import fill_missing_streams
 
 __all__ = ["main"]
 
@@ -26,6 +27,7 @@ def main() -> None:
     """Turn videos into a small, exact number of tokens for a language model."""
     # Read when torch loads its OpenMP: threads that wait sleep, and do not take the readers' cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    fill_missing_streams()
 
 
 @main.command(context_settings=CONTEXT)

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -38,12 +38,8 @@ def stops_on_signals(drain: Callable[[], None]) -> Iterator[Stop]:
         if stop.signal is not None:
             _end(number)
         stop.signal = signal.Signals(number)
-        print(  # noqa: T201  # logging may hold a lock when the signal comes
-            "vidcomp: finishing what has begun; press again (or send the signal again) to stop at "
-            "once",
-            file=sys.stderr,
-        )
         drain()
+        _tell("finishing what has begun; press again (or send the signal again) to stop at once")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, ask) for number in numbers}
@@ -52,6 +48,16 @@ def stops_on_signals(drain: Callable[[], None]) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(text: str) -> None:
+    """To standard error, if anybody listens there."""
+    if sys.stderr is None:
+        return
+    # Not by logging, which may hold a lock when a signal comes; and a stream that was being written
+    # to refuses to be entered anew.
+    with suppress(OSError, ValueError, RuntimeError):
+        print(f"vidcomp: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _end(number: int) -> NoReturn:
