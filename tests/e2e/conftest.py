@@ -1,11 +1,13 @@
 """A handful of small clips and a way to call the command."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from clips import moving_square, write_clip
+from warm_command import Warm
 
 from vidcomp.pipelines.cli import main
 
@@ -21,6 +23,24 @@ def clips(tmp_path_factory):
     for i, (count, height, width) in enumerate(sizes):
         write_clip(folder / f"clip{i}.mp4", moving_square(count, height, width, seed=i))
     return folder
+
+
+@pytest.fixture(scope="session")
+def many_clips(tmp_path_factory):
+    """Folder of twelve small clips."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(12):
+        write_clip(folder / f"{i:02}.mp4", moving_square(8 + i, seed=i))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts the command in processes of its own that can be killed, interrupted or starved."""
+    if sys.platform != "linux":
+        pytest.skip("looks for processes in /proc")
+    with Warm() as warm:
+        yield warm
 
 
 @pytest.fixture

@@ -1,86 +1,77 @@
 """Killed at any moment and started again, a run ends with the records of an undisturbed one."""
 
+import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from clips import moving_square, write_clip
+from warm_command import is_reading, until
 
 from vidcomp.store import open_cache, verify
 
-CLIPS = 12
+QUICK = [
+    *("-q", "--workers", "2", "--budget", "20"),
+    *("--set", "encode.resize={mode: stretch, height: 56, width: 56}"),
+]
 
 
 @pytest.fixture(scope="module")
-def many_clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    for i in range(CLIPS):
-        write_clip(folder / f"{i:02}.mp4", moving_square(8 + i, seed=i))
-    return folder
+def whole(warm, many_clips, tmp_path_factory):
+    """The cache of a run that nobody disturbs, and how long that took."""
+    folder = tmp_path_factory.mktemp("whole")
+    started = time.monotonic()
+    run = warm.run(["extract", many_clips, "--out", folder / "cache", *QUICK], folder / "tmp")
+    assert run.code == 0, run.err
+    return folder / "cache", time.monotonic() - started
 
 
-@pytest.fixture(scope="module")
-def whole(many_clips, tmp_path_factory):
-    """The cache of a run that nobody disturbs."""
-    out = tmp_path_factory.mktemp("whole") / "cache"
-    done = subprocess.run(command(many_clips, out), capture_output=True, check=True)
-    assert f"{CLIPS} done" in done.stdout.decode()
-    return open_cache(out)
+def kinds_of_files(store):
+    """Folder and suffix of all that lies there."""
+    files = [path for path in store.rglob("*") if path.is_file()]
+    return {(str(path.parent.relative_to(store)), path.suffix) for path in files}
 
 
-def command(folder, out):
-    return [
-        *(sys.executable, "-m", "vidcomp.pipelines.cli", "extract", str(folder), "--out", str(out)),
-        *("-q", "--workers", "2", "--budget", "20"),
-        *("--set", "encode.resize={mode: stretch, height: 56, width: 56}"),
-    ]
+def shared_memory():
+    return set(os.listdir("/dev/shm"))  # noqa: PTH208  # names only
 
 
-def no_later_than(path, seconds):
-    """Wait for the file: a command imports for some seconds before it does anything."""
-    deadline = time.time() + seconds
-    while not path.exists() and time.time() < deadline:
-        time.sleep(0.05)
+def assert_same_records(store, other):
+    ours, theirs = open_cache(store), open_cache(other)
+    assert sorted(ours.keys()) == sorted(theirs.keys())
+    for key in theirs.keys():  # noqa: SIM118
+        torch.testing.assert_close(ours[key].tokens, theirs[key].tokens, atol=1e-5, rtol=1e-2)
+        torch.testing.assert_close(ours[key].positions, theirs[key].positions)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
-def test_killed_runs_lose_nothing_and_leave_no_children(many_clips, whole, tmp_path, seed):
-    rng = random.Random(seed)
-    for _ in range(2):
-        process = subprocess.Popen(
-            command(many_clips, tmp_path / "cut"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        no_later_than(tmp_path / "cut" / "store.json", 60)
-        time.sleep(rng.uniform(0, 3))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    last = subprocess.run(command(many_clips, tmp_path / "cut"), capture_output=True, check=False)
-    assert last.returncode == 0, last.stderr.decode()
-    assert not verify(tmp_path / "cut").problems
-    cut = open_cache(tmp_path / "cut")
-    assert sorted(whole.keys()) == sorted(cut.keys()) == [f"{i:02}.mp4" for i in range(CLIPS)]
-    for key in whole.keys():  # noqa: SIM118
-        torch.testing.assert_close(whole[key].tokens, cut[key].tokens)
+def kill_at_random(run, clips, rng, seconds):
+    """At any time of a run, or while it reads its first clips and writes their records."""
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0, seconds))
+    else:
+        first = [clips / "00.mp4", clips / "01.mp4"]
+        until(lambda: any(is_reading(run, clip) for clip in first) or run.is_over)
+        time.sleep(rng.uniform(0, 0.5))
+    run.kill()
+    run.wait()
 
 
-def test_an_interrupt_keeps_what_was_written(many_clips, tmp_path):
-    process = subprocess.Popen(
-        command(many_clips, tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    # A command that is still being imported dies as Python does.
-    no_later_than(tmp_path / "cut" / "store.json", 60)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    if process.returncode != 0:  # it may have been done before the signal came
-        assert process.returncode == 130
-        assert b"interrupted" in err
-    again = subprocess.run(command(many_clips, tmp_path / "cut"), capture_output=True, check=False)
-    assert again.returncode == 0
-    assert len(open_cache(tmp_path / "cut")) == CLIPS
+@pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
+def test_killed_runs_lose_nothing_and_leave_nothing(warm, many_clips, whole, tmp_path, kills, seed):
+    undisturbed, seconds = whole
+    rng, out, scratch = random.Random(seed), tmp_path / "cut", tmp_path / "scratch"
+    args = ["extract", many_clips, "--out", out, *QUICK]
+    shared_before = shared_memory()
+    for _ in range(kills):
+        run = warm.start(args, scratch)
+        kill_at_random(run, many_clips, rng, seconds)
+        until(lambda run=run: not run.children(), 30)  # decoders end with who started them
+    last = warm.run(args, scratch)
+    assert last.code == 0, last.err
+    assert not last.children()
+    report = verify(out)
+    assert report.ok, report.problems
+    assert_same_records(out, undisturbed)
+    assert kinds_of_files(out) <= kinds_of_files(undisturbed)
+    assert list(scratch.iterdir()) == []
+    assert not [name for name in shared_memory() - shared_before if "vidcomp" in name]
