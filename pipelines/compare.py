@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vidcomp.api import Prepared, encode_stream, prepare
+from vidcomp.api import Gathered, Prepared, encode_stream, prepare
 from vidcomp.budget import Budget
 from vidcomp.config import Recipe
 from vidcomp.errors import BudgetError, DecodeError
@@ -118,7 +118,8 @@ def compare(
         ConfigError: the recipe cannot be used.
         DecodeError: none of the videos can be read.
     """
-    prepared = prepare(recipe.model_copy(update={"project": None}), device=device)
+    only_encoded = recipe.model_copy(update={"compress": None, "project": None})
+    prepared = prepare(only_encoded, device=device)
     done = Comparison(
         recipe=recipe_name,
         encoder=recipe.encode.name,
@@ -177,6 +178,7 @@ def _dense(prepared: Prepared, item: Item) -> tuple[VideoTokens, Clip]:
     """All tokens of a video."""
     request = prepared.request(item.path, start_s=item.start_s, end_s=item.end_s)
     video = encode_stream(prepared, stream_frames(request), request)
+    assert isinstance(video, Gathered)  # noqa: S101  # nothing is compressed here
     clip = Clip(
         key=item.key,
         patches=video.num_tokens,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from vidcomp.api import Gathered, Prepared
+from vidcomp.api import Arriving, Prepared
 from vidcomp.errors import VidcompError
 from vidcomp.sample.decode import Backend, stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
@@ -75,7 +75,7 @@ class _Open:
     """A video whose chunks are arriving."""
 
     item: Item
-    tokens: Gathered
+    tokens: Arriving
     started: float = field(default_factory=time.perf_counter)
     is_over: bool = False
     """Its outcome is known, or another attempt takes its place: what still arrives is dropped."""
@@ -374,7 +374,7 @@ def _finish(event: _Event) -> Done | Failed:
     )
 
 
-def _reduced(video: Gathered) -> VideoTokens:
+def _reduced(video: Arriving) -> VideoTokens:
     """Compressed, on the CPU; tried twice if the device's memory is full of other things."""
     try:
         return video.reduce().to("cpu")

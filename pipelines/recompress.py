@@ -20,8 +20,9 @@ from vidcomp.store.storage import open_storage
 from vidcomp.types import VideoTokens
 
 from .engine import Done, Failed, Waits
-from .extract import Progress, cached_receipt
+from .extract import Progress
 from .inputs import Item
+from .planning import cached_receipt
 from .summary import Summary, done_receipt, failed_receipt
 
 if TYPE_CHECKING:
@@ -130,7 +131,12 @@ def _sections(
         if loaded.project is not None:
             cast("ProjectorConfig", loaded.project).check_needs()
         base = loaded.dump()
-    made = with_overrides({k: base[k] for k in _Sections.model_fields if k in base}, overrides)
+    plain: dict[str, Any] = {k: base[k] for k in _Sections.model_fields if k in base}
+    # Records are held whole, however those of the source came about.
+    plain["compress"] = {k: v for k, v in (plain.get("compress") or {}).items() if k != "stream"}
+    if not plain["compress"]:
+        del plain["compress"]
+    made = with_overrides(plain, overrides)
     if budget is not None and "compress" in made:
         made["compress"]["budget"] = budget
     if "compress" not in made:
@@ -138,7 +144,13 @@ def _sections(
             "the source was made without a compress section: pass --recipe, or "
             "--set 'compress={budget: 196, stages: [tome]}'"
         )
-    return _Sections(**made)
+    sections = _Sections(**made)
+    if sections.compress.stream:
+        raise ConfigError(
+            "a record that is recompressed is held whole, so compress.stream=true has no use: "
+            "leave it out"
+        )
+    return sections
 
 
 def _one(cache: TokenCache, key: str, pipeline: Pipeline, settings: _Sections) -> Done | Failed:

@@ -77,7 +77,7 @@ def _draw_video(
     prepared = prepare(recipe)
     prepared.check_query()
     request = prepared.request(path, start_s=start_s, end_s=end_s)
-    video = encode_stream(prepared, stream_frames(request), request)
+    video = encode_stream(prepared, stream_frames(request), request, provenance=True)
     return draw(
         video.reduce(),
         request,

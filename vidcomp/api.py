@@ -1,7 +1,7 @@
 """The one-line calls; the only file that composes the layers inside the library."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from vidcomp.config import Recipe, load_recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.errors import ConfigError
 from vidcomp.functional.resize import Resize
+from vidcomp.gathering import Arriving, Gathered, Streamed
 from vidcomp.llm.asking import ask
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS
 from vidcomp.sample.base import Sampler
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from vidcomp.projectors.base import Projector, ProjectorConfig
 
 __all__ = [
+    "Arriving",
     "Gathered",
     "Prepared",
+    "Streamed",
     "ask",
     "compress",
     "compressor",
@@ -151,9 +154,18 @@ class Prepared:
             return None
         return selector.stream(tubelet=self.encoder.tubelet, patch=self.encoder.patch)
 
-    def gather(self, request: DecodeRequest) -> "Gathered":
-        """What takes the chunks of one video in."""
-        return Gathered(self, request)
+    def gather(self, request: DecodeRequest, *, provenance: bool = False) -> Arriving:
+        """What takes the chunks of one video in: holds them, or compresses them as they come.
+
+        Args:
+            request: file and range.
+            provenance: know what every patch became, even where the recipe does not store it and
+                memory grows with the video for it.
+        """
+        settings = self.recipe.compress
+        if settings is None or not settings.stream:
+            return Gathered(self, request)
+        return Streamed(self, request, provenance=provenance or self.recipe.store.assign)
 
     def encode(
         self, batch: Sequence[Frames], keep: Sequence[Tensor | None] | None = None
@@ -258,6 +270,9 @@ def prepare(
     project = cast("ProjectorConfig | None", recipe.project)
     built = encode.build(device=device, compile=compile, batch_size=batch_size)
     pipeline = None if recipe.compress is None else Pipeline(stages=recipe.compress.stages)
+    if pipeline is not None and recipe.compress is not None and recipe.compress.stream:
+        pipeline.check_stream()
+        _check_reads(project)
     if built.num_codes:
         _check_for_ids(encode.name, pipeline, project)
     elif project is not None and project.dim_in != built.dim:
@@ -271,6 +286,15 @@ def prepare(
         pipeline=pipeline,
         projector=None if project is None else project.build(device=device).eval(),
     )
+
+
+def _check_reads(project: "ProjectorConfig | None") -> None:
+    """Refuse projectors that need more than what a stream leaves."""
+    if project is not None and project.about.reads == "grid":
+        raise ConfigError(
+            f"the projector {project.name!r} reads the encoder's dense grid, which a stream does "
+            f"not hold: set compress.stream=false, or use a projector of compressed tokens"
+        )
 
 
 def _check_for_ids(
@@ -327,71 +351,22 @@ def compress(
     return encode_stream(prepared, stream_frames(request), request).reduce()
 
 
-@dataclass(slots=True, eq=False)
-class Gathered:
-    """The tokens of a video whose chunks arrive one after another."""
+def encode_stream(
+    prepared: Prepared,
+    chunks: Iterator[Frames],
+    request: DecodeRequest,
+    *,
+    provenance: bool = False,
+) -> Arriving:
+    """Encode chunk after chunk: the tokens of the whole video and what is known of it.
 
-    prepared: Prepared
-    request: DecodeRequest
-    parts: list[VideoTokens] = field(default_factory=list)
-    num_frames: int = 0
-    """Sampled frames so far, without those that only fill up."""
-    num_tokens: int = 0
-    """Tokens so far."""
-    source: Source | None = None
-    """As the last chunk tells it: damage adds up."""
-    selection: SelectorStream | None = None
-    """What chooses patches, with what it carries on."""
-
-    def keep(self, frames: Frames) -> Tensor | None:
-        """The patches of the next chunk to encode, ``None`` for all; ask once a chunk, in order.
-
-        Raises:
-            ShapeError: the chunk does not follow, or its size does not fit the encoder.
-            BudgetError: what the selector is asked for cannot be kept.
-        """
-        if self.selection is None:
-            self.selection = self.prepared.selection()
-        if self.selection is None:
-            return None
-        encoder = self.prepared.encoder
-        grid = encoder.grid(len(frames), *frames.data.shape[2:])
-        return self.selection.update(frames, grid, encoder.valid(frames))
-
-    def add(self, frames: Frames, tokens: VideoTokens) -> None:
-        """The next chunk and its tokens."""
-        self.parts.append(tokens)
-        self.num_frames += len(frames) - frames.num_padded
-        self.num_tokens += len(tokens)
-        self.source = frames.source
-
-    @property
-    def dense(self) -> VideoTokens:
-        """All tokens so far on their grid."""
-        return VideoTokens.cat(self.parts)
-
-    @property
-    def num_seconds(self) -> float:
-        """Length of the range that the request asks for."""
-        if self.source is None:
-            return 0.0
-        start_s, end_s = self.request.start_s or 0.0, self.source.duration_s
-        if self.request.end_s is not None:
-            end_s = min(end_s, self.request.end_s)
-        return max(0.0, end_s - max(0.0, start_s))
-
-    def reduce(self) -> VideoTokens:
-        """All tokens so far compressed to the budget and projected, as the recipe says.
-
-        Raises:
-            BudgetError: the stages cannot reach the budget.
-        """
-        return self.prepared.reduce(self.dense, self.num_frames, self.num_seconds)
-
-
-def encode_stream(prepared: Prepared, chunks: Iterator[Frames], request: DecodeRequest) -> Gathered:
-    """Encode chunk after chunk: the tokens of the whole video and what is known of it."""
-    video = prepared.gather(request)
+    Args:
+        prepared: the recipe.
+        chunks: what a reader gives for the request.
+        request: file and range.
+        provenance: see ``Prepared.gather``.
+    """
+    video = prepared.gather(request, provenance=provenance)
     for chunk in chunks:
         (tokens,) = prepared.encode([chunk], [video.keep(chunk)])
         video.add(chunk, tokens)

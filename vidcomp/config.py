@@ -140,6 +140,16 @@ class CompressSettings(Config):
     """``{tokens: 196}``, ``{retention: 0.1}``, ``{per_frame: 16}`` or ``{per_second: 8}``."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Compressors in order; the last one closes on the budget."""
+    stream: bool = False
+    """Compress while frames arrive, in memory that does not grow with the video: the last stage
+    works online, those before it on blocks of 32 frames of the grid.  Other tokens than without."""
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if not self.stream:  # left out, so that what was made without the setting stays valid
+            del data["stream"]
+        return data
 
 
 class StoreSettings(Config):

@@ -13,8 +13,12 @@ from laws.test_stage_laws import assert_same, close, fields, provenance_slowly, 
 from laws.variants import STAGES
 from strategies import CONTENTS, FLOATS, make_video
 
+from vidcomp.compress import _pipeline_stream
+from vidcomp.compress.pipeline import Pipeline
+from vidcomp.config import Stage
 from vidcomp.errors import BudgetError, ConfigError, ShapeError
 from vidcomp.functional.geometry import first_t, patch_cells
+from vidcomp.registry import COMPRESSORS
 from vidcomp.types import Grid, VideoTokens
 
 
@@ -28,7 +32,25 @@ def has_online_form(stage):
     return True
 
 
+def pipelines():
+    """Stages before the last work on blocks; prunings, merges, and what may miss its share."""
+    chains = [
+        ("stride", 0.5, "partition"),
+        ("tome", 0.6, "simple_cluster"),
+        ("norm_topk", 0.7, "uniform", 0.5, "evs"),
+        ("avg_pool", 0.5, "dtd"),
+    ]
+    for *inner, last in chains:
+        stages = [
+            Stage(COMPRESSORS.make(name), retention=retention)
+            for name, retention in zip(inner[::2], inner[1::2], strict=True)
+        ]
+        label = " > ".join([*inner[::2], last])
+        yield f"pipeline({label})", Pipeline([*stages, COMPRESSORS.make(last)])
+
+
 STREAMING = {label: stage for label, stage in STAGES.items() if has_online_form(stage)}
+STREAMING |= dict(pipelines())
 every_stage = pytest.mark.parametrize("stage", STREAMING.values(), ids=STREAMING)
 lawful = settings(
     deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -87,6 +109,12 @@ def cut_videos(draw, contents=CONTENTS):
     cuts = sorted(draw(st.sets(st.integers(1, grid.t), max_size=4)) | {grid.t})
     sizes = [b - a for a, b in zip([0, *cuts], cuts, strict=False)]
     return video, sizes
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    """The videos below have a few frames; blocks are shorter still."""
+    monkeypatch.setattr(_pipeline_stream, "BLOCK_FRAMES", 2)
 
 
 budgets = st.sampled_from([1, 2, 3, 5, 8, 13, 30, 100])

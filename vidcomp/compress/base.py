@@ -76,6 +76,8 @@ class Compressor(Config, ABC):
     about: ClassVar[About] = About()
     streaming: ClassVar[bool] = False
     """Whether ``stream`` works."""
+    streams_patches: ClassVar[bool] = False
+    """Whether the online form takes one token a patch only: no stage before it may merge."""
 
     @property
     def exact(self) -> bool:

@@ -1,14 +1,16 @@
 """Stages one after another, the last of which closes on the budget."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from vidcomp.budget import Budget
-from vidcomp.compress.base import Compressor, Kind, QueryAware
+from vidcomp.compress._pipeline_stream import PipelineStream, share
+from vidcomp.compress.base import Compressor, Kind, QueryAware, Stream
 from vidcomp.config import Stage
 from vidcomp.errors import ConfigError
+from vidcomp.registry import COMPRESSORS
 from vidcomp.types import QueryFeatures, VideoTokens
 
 __all__ = ["Pipeline"]
@@ -122,6 +124,55 @@ class Pipeline(Compressor):
         """The output of the last stage."""
         return self._run(video, budget, list(self._members()))
 
+    @property
+    def last(self) -> Compressor:
+        """The stage that closes on the budget."""
+        *_, (last, _) = self._members()
+        return last
+
+    @property
+    def streaming(self) -> bool:  # type: ignore[override]  # a pipeline's depends on its settings
+        """Whether ``stream`` works: the last stage has an online form."""
+        return self.last.streaming
+
+    def check_stream(self) -> None:
+        """Nothing, if ``stream`` works with these settings.
+
+        Raises:
+            ConfigError: the last stage has no online form, or not with its settings; which stages
+                have one.
+        """
+        *inner, (last, _) = self._members()
+        if not last.streaming:
+            names = [name for name in COMPRESSORS.names() if COMPRESSORS[name].streaming]
+            raise ConfigError(
+                f"compress.stream=true needs a last stage that works online, and {last.name!r} "
+                f"sees all tokens at once: use one of {', '.join(names)}, or leave stream out"
+            )
+        mixing = [stage.name for stage, _ in inner if stage.kind != "prune"]
+        if last.streams_patches and mixing:
+            raise ConfigError(
+                f"compress.stream=true with {last.name!r} takes stages that prune before it, got "
+                f"{', '.join(mixing)}: leave them out, or close with another streaming stage"
+            )
+        last.stream(1, (1, 1))
+
+    def _stream(self, budget: int, grid_hw: tuple[int, int], provenance: bool) -> Stream:
+        self.check_stream()
+        *inner, (last, _) = self._members()
+        stream = last.stream(budget, grid_hw, provenance=provenance)
+        if not inner:
+            return stream
+        return PipelineStream(
+            " > ".join(stage.compressor.name for stage in self.stages),
+            budget,
+            grid_hw,
+            [(stage, retention) for stage, retention in inner if retention is not None],
+            stream,
+            partial(self, budget=budget),
+            provenance=provenance,
+        )
+
     def _members(self) -> Iterator[tuple[Compressor, float | None]]:
         for stage in self.stages:
             compressor = stage.compressor
@@ -141,4 +192,4 @@ class Pipeline(Compressor):
 def _target(num_tokens: int, budget: int, retention: float | None) -> int:
     if retention is None:
         return budget
-    return max(budget, Budget(retention=retention).resolve(num_tokens, 0, 0.0))
+    return max(budget, share(num_tokens, retention))

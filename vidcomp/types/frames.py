@@ -38,6 +38,8 @@ class Source:
     """Pixels as displayed, rotation applied."""
     damage: str = ""
     """What could not be decoded, in words; empty if the file is whole."""
+    num_sampled: int = 0
+    """Frames that the whole request asks for, those that only fill up included; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -37,6 +37,7 @@ class Partition(QueryAware, Merge):
 
     about: ClassVar[About] = About(cost="7 N D + 200 N")
     streaming: ClassVar[bool] = True
+    streams_patches: ClassVar[bool] = True
 
     weight: Literal["none", "saliency", "query"] = "none"
     """What makes the distance of a patch from its token count more.  ``saliency``:

@@ -8,7 +8,7 @@ from vidcomp.errors import ConfigError
 from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.sample.base import Sampler
 
-__all__ = ["Backend", "DecodeRequest", "Limits", "OnDamage"]
+__all__ = ["Backend", "DecodeRequest", "Limits", "Live", "OnDamage"]
 
 Backend = Literal["auto", "decord", "pyav", "torchcodec"]
 OnDamage = Literal["raise", "keep"]
@@ -29,6 +29,35 @@ class Limits:
         for name in ("max_pixels", "max_frames", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Limits.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """How a source is followed whose end is not there yet.
+
+    Raises:
+        ConfigError: a length of time that is none.
+    """
+
+    window_s: float
+    """Frames come in windows that end at multiples of this; ``Frames.first_index`` counts in each
+    from 0, and each holds the frames that a range of the finished video would."""
+    origin_s: float = 0.0
+    """Time of the first frame that comes; files and pipes count from 0."""
+    multiple: int = 1
+    """Chunks that are handed on early hold a multiple of so many frames."""
+    chunk_s: float = 5.0
+    """Seconds after which frames are handed on, however few."""
+    idle_s: float = 10.0
+    """Seconds without growth after which a file has ended."""
+    patience_s: float = 45.0
+    """Seconds without a byte after which an address is lost."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "chunk_s", "idle_s", "patience_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"Live.{name} must be seconds above 0, got {value}: change it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +86,10 @@ class DecodeRequest:
     backend: Backend = "auto"
     """``auto``: decord where it is known to be right, PyAV for all else and where decord fails."""
     limits: Limits = Limits()
+    live: Live | None = None
+    """Follow a source that has no end yet: ``path`` may be a growing file, a named pipe or an
+    address of the kinds that ``vidcomp.sample.decode.LIVE_SCHEMES`` lists.  What can be decoded is
+    kept, whatever ``on_damage`` says, by PyAV, whatever ``backend`` says."""
 
     def resize_of(self, height: int, width: int, num_frames: int) -> Resize | None:
         """The policy for a video of that size, of which so many frames are picked.
