@@ -21,6 +21,7 @@ from typing import NamedTuple
 from vidcomp.errors import DecodeError
 from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.sample.base import Sampler
+from vidcomp.sample.decode._assemble import Room
 from vidcomp.sample.decode._inputs import locate
 from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, OnDamage
 from vidcomp.sample.decode._scan import Pulse
@@ -129,7 +130,9 @@ def read_frames(
     return dataclasses.replace(Frames.cat(chunks), source=chunks[-1].source)
 
 
-def stream_frames(request: DecodeRequest, *, on_progress: Pulse | None = None) -> Iterator[Frames]:
+def stream_frames(
+    request: DecodeRequest, *, on_progress: Pulse | None = None, room: Room | None = None
+) -> Iterator[Frames]:
     """The frames of a request in chunks of ``chunk_frames``, never more than two at a time.
 
     ``Frames.first_index`` counts on through the chunks.  ``Source.damage`` of the last chunk holds
@@ -138,6 +141,7 @@ def stream_frames(request: DecodeRequest, *, on_progress: Pulse | None = None) -
     Args:
         request: file, range, sampler and policy.
         on_progress: called often while work goes on, for a watchdog.
+        room: asked for memory for the pixels of a chunk; default: newly made.
 
     Raises:
         DecodeError: the file does not give the frames, or they exceed the limits.
@@ -148,10 +152,10 @@ def stream_frames(request: DecodeRequest, *, on_progress: Pulse | None = None) -
     place = locate(request.path)
     try:
         scan = remembered_scan(place, request.limits.max_pixels, pulse)
-        yield from Stream(request, scan, pulse).chunks()
+        yield from Stream(request, scan, pulse, room).chunks()
     except MiscountError:  # raised before the first chunk only
         scan = remembered_scan(place, request.limits.max_pixels, pulse, decode_all=True)
-        yield from Stream(request, scan, pulse).chunks()
+        yield from Stream(request, scan, pulse, room).chunks()
 
 
 def _nothing() -> None:

@@ -4,7 +4,7 @@ Legend: T frames of a chunk, C channels, h w pixels after resizing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ from torch import Tensor
 from vidcomp.functional.resize import Resize, resize_frames
 from vidcomp.sample.decode._reader import Picture, Reader
 
-__all__ = ["Assembler", "Piece"]
+__all__ = ["Assembler", "Piece", "Room"]
+
+Room = Callable[[tuple[int, int, int, int]], Tensor]
+"""Memory for pixels of a shape [T, h, w, C]: uint8, contiguous, with anything in it."""
 
 # Few enough for the processor's cache, many enough to make a resize call worth it.
 _BATCH_BYTES = 16 << 20
@@ -39,8 +42,11 @@ class Piece(NamedTuple):
 class Assembler:
     """Reads the rows of one request, in order, each frame once where possible."""
 
-    def __init__(self, reader: Reader, rows: Sequence[int], resize: Resize | None) -> None:
+    def __init__(
+        self, reader: Reader, rows: Sequence[int], resize: Resize | None, room: Room | None = None
+    ) -> None:
         self._reader = reader
+        self._room = room or _new_memory
         self._rows = rows
         self._resize = resize
         self._last_use = {index: row for row, index in enumerate(rows)}
@@ -63,11 +69,8 @@ class Assembler:
         for index, picture in self._pictures(sorted(places), doubtful):
             if out is None:
                 # Channels last, as decoders give it: copies stay whole and resizing stays fast.
-                out = torch.empty(
-                    (stop - start, *picture.shape),
-                    dtype=torch.uint8,
-                    memory_format=torch.channels_last,
-                )
+                channels, height, width = picture.shape
+                out = self._room((stop - start, height, width, channels)).permute(0, 3, 1, 2)
             for place in places[index]:
                 out[place] = picture
                 is_there[place] = True
@@ -98,3 +101,7 @@ class Assembler:
         is_full = (len(self._shelf) + 1) * picture.numel() > _SHELF_BYTES
         if self._last_use[index] >= stop and index not in self._shelf and not is_full:
             self._shelf[index] = picture.clone()
+
+
+def _new_memory(shape: tuple[int, int, int, int]) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)

@@ -75,7 +75,7 @@ def _serve(link: Link, pickled: bytes) -> None:
     """Answers one request."""
     try:
         try:
-            for frames in stream_frames(_load(pickled), on_progress=link.pulse):
+            for frames in stream_frames(_load(pickled), on_progress=link.pulse, room=link.room):
                 link.give(frames)
                 del frames  # the next chunk is decoded while nobody needs this one
             link.tell({"kind": "end"})

@@ -110,6 +110,7 @@ def _source(value: Any) -> Source | None:
     if not isinstance(value, dict) or value.keys() != kinds.keys():
         raise WireError("a source without its fields")
     for name, given in value.items():
-        if not (_is_real(given) if kinds[name] is float else type(given) is kinds[name]):
+        kind: Any = kinds[name]
+        if not (_is_real(given) if kind is float else isinstance(given, kind)):
             raise WireError(f"a source with the {name} {given!r:.100}")
     return Source(**value)

@@ -5,8 +5,12 @@ where there is none.
 """
 
 import io
+import math
 import sys
 import time
+
+import torch
+from torch import Tensor
 
 from vidcomp.sample.decode._chunks import chunk_message, pixel_bytes
 from vidcomp.sample.decode._slots import AHEAD_BYTES, SLOT_BYTES, LentSlots
@@ -57,6 +61,14 @@ class Link:
                     self._start, self._given, self._wanted = message, [], 1
                     return self._inbox.take(message["num_bytes"])
 
+    def room(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """Memory for a chunk of a shape [T, H, W, C]: a slot if there is room, so that it stays."""
+        num_bytes = math.prod(shape)
+        self._look()
+        if self._slots is not None and self._may_fill(num_bytes):
+            return self._slots.reserve(num_bytes).view(shape)
+        return torch.empty(shape, dtype=torch.uint8)
+
     def give(self, frames: Frames) -> None:
         """Hands a chunk over as soon as there is room.
 
@@ -66,10 +78,11 @@ class Link:
         message, pixels = chunk_message(frames)
         num_bytes = pixels.numel()
         self._look()
-        while not self._has_room(num_bytes):
+        is_placed = self._slots is not None and self._slots.holds(pixels)
+        while not (is_placed or self._is_waited_for or self._may_fill(num_bytes)):
             self._heed(self._get())
-        if self._slots is not None and num_bytes <= SLOT_BYTES:
-            self.tell({**message, "slot": self._slots.fill(pixels)})
+        if self._slots is not None and (is_placed or self._may_fill(num_bytes)):
+            self.tell({**message, "slot": self._slots.send(pixels)})
         else:
             self.tell(message, pixel_bytes(pixels.contiguous()))
         self._given.append(num_bytes)
@@ -95,12 +108,16 @@ class Link:
         """Keeps no more memory than the next request is likely to need."""
         self._trim(max([_LEAST_KEPT, *(_KEPT * size for size in self._given)]))
 
-    def _has_room(self, num_bytes: int) -> bool:
-        is_waited_for = len(self._given) < self._wanted
-        if self._slots is None or num_bytes > SLOT_BYTES:
-            return is_waited_for
-        ahead_bytes = sum(self._given[self._wanted :]) + num_bytes
-        return self._slots.has_free and (is_waited_for or ahead_bytes <= AHEAD_BYTES)
+    @property
+    def _is_waited_for(self) -> bool:
+        return len(self._given) < self._wanted
+
+    def _may_fill(self, num_bytes: int) -> bool:
+        """A slot is free, and what lies ahead of the program stays within bounds."""
+        if self._slots is None or num_bytes > SLOT_BYTES or not self._slots.has_free:
+            return False
+        ahead_bytes = sum(self._given[self._wanted :]) + self._slots.reserved_bytes
+        return not ahead_bytes or ahead_bytes + num_bytes <= AHEAD_BYTES
 
     def _look(self) -> None:
         while self._inbox.is_ready:

@@ -26,7 +26,8 @@ _START_S = 300.0
 _DYING_S = 5.0
 _PIPE_BYTES = 1 << 20
 _STDERR_TAIL = 2000
-_KINDS = {"end", "error", "frames", "ready", "stopped", "tick"}
+_LAST_KINDS = {"end", "error", "stopped"}
+_KINDS = {"frames", "ready", "tick", *_LAST_KINDS}
 
 # The search path is the program's, so that its modules (samplers) are found wherever it runs.
 # Read without a buffer, as what follows the line are messages.
@@ -68,6 +69,7 @@ class DecodeProcess:
         self._requests = cast(io.FileIO, self._process.stdin)
         self._answers = cast(io.FileIO, self._process.stdout)
         self._inbox = Inbox(self._answers, self._process.kill)
+        self._early: Message | None = None  # a message that came before it was waited for
         self._is_ready = False
         self._told_bytes = 0  # of stderr, before this request
         self.owner = os.getpid()
@@ -123,7 +125,13 @@ class DecodeProcess:
         self._send({"kind": "start", "id": job, "tick_s": tick_s, "free": self._free()}, pickled)
 
     def ask(self, num_chunks: int) -> None:
-        """Asks for so many chunks in all; ``GoneError`` as ``begin``."""
+        """Asks for so many chunks in all; ``GoneError`` as ``receive``."""
+        try:
+            self._early = self._inbox.get_ready()
+        except (EOFError, OSError, WireError) as error:
+            raise self._gone(error) from error
+        if self._early is not None and self._early["kind"] in _LAST_KINDS:
+            return  # there are no more
         self._send({"kind": "next", "wanted": num_chunks, "free": self._free()})
 
     def stop(self) -> None:
@@ -137,9 +145,11 @@ class DecodeProcess:
             GoneError: the process has ended, or has been killed for its silence or its talk.
         """
         try:
-            message = self._inbox.get(patience_s)
+            message, self._early = self._early or self._inbox.get(patience_s), None
             if message["kind"] not in _KINDS:
                 raise WireError("an unknown message")
+            if self._slots is not None and message["kind"] in _LAST_KINDS:
+                self._slots.rest()
             return message
         except (EOFError, OSError, SilenceError, WireError) as error:
             raise self._gone(error) from error

@@ -13,6 +13,8 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +31,16 @@ _NUM_SLOTS = 8
 # Left to the process however many frames the program keeps: one to be written, one to be read.
 _NUM_HELD_BACK = 2
 _LENT_BYTES = 256 << 20
+_LARGE_BYTES = 32 << 20
 _LEAST_MAP = 1 << 20
 
 _all_slots: "weakref.WeakSet[OwnSlots]" = weakref.WeakSet()
+
+
+class _Reserved(NamedTuple):
+    slot: int
+    num_bytes: int
+    address: int
 
 
 class SlotError(Exception):
@@ -105,6 +114,8 @@ class OwnSlots:
         self._back: deque[int] = deque()  # free again; any thread may append
         self._free: list[int] = []  # not yet told
         self._worn: set[int] = set()
+        self._sizes = dict.fromkeys(range(_NUM_SLOTS), 0)  # bytes that the process put there last
+        self._is_resting = False
         _all_slots.add(self)
 
     @property
@@ -123,6 +134,7 @@ class OwnSlots:
         """
         self._check(slot, num_bytes)
         self._collect()
+        self._sizes[slot] = num_bytes
         array = self._maps.view(slot, num_bytes)
         pixels = torch.from_numpy(array)
         if not self._may_lend(num_bytes):
@@ -132,7 +144,7 @@ class OwnSlots:
         self._filling.discard(slot)
         self._lent[slot] = num_bytes
         # The tensor's memory holds the array, so it goes with the last view of that memory.
-        weakref.finalize(array, self._back.append, slot).atexit = False
+        weakref.finalize(array, self._come_back, slot).atexit = False
         return pixels
 
     def put_back(self, slot: int) -> None:
@@ -147,10 +159,18 @@ class OwnSlots:
 
     def free(self) -> list[int]:
         """Slots that the process may fill again, each told once."""
+        self._is_resting = False
         self._collect()
         slots, self._free = self._free, []
         self._filling.update(slots)
         return slots
+
+    def rest(self) -> None:
+        """Holds no large memory, as it may be long until the process is told of free slots."""
+        self._is_resting = True
+        self._collect()
+        for slot in self._free:
+            self._empty_if_large(slot)
 
     def wear_out_lent(self) -> None:
         """Never reuses what is lent now: a forked copy of the program may look at it for ever."""
@@ -160,6 +180,15 @@ class OwnSlots:
         """Lets go of the memory; that of frames that live on goes with them."""
         self._maps.close()
         os.close(self.file)
+
+    def _come_back(self, slot: int) -> None:
+        if self._is_resting:
+            self._empty_if_large(slot)
+        self._back.append(slot)
+
+    def _empty_if_large(self, slot: int) -> None:
+        if self._sizes[slot] > _LARGE_BYTES:
+            self._maps.empty(slot)
 
     def _check(self, slot: int, num_bytes: int) -> None:
         if type(slot) is not int or slot not in self._filling or not 0 < num_bytes <= SLOT_BYTES:
@@ -175,7 +204,9 @@ class OwnSlots:
     def _may_lend(self, num_bytes: int) -> bool:
         num_busy = len(self._worn | self._lent.keys())
         is_small = sum(self._lent.values()) + num_bytes <= _LENT_BYTES
-        return num_busy < _NUM_SLOTS - _NUM_HELD_BACK and (is_small or not self._lent)
+        # Who goes through frames in a loop still holds the last ones when the next come.
+        is_room = is_small or len(self._lent) < 2
+        return num_busy < _NUM_SLOTS - _NUM_HELD_BACK and is_room
 
 
 class LentSlots:
@@ -187,30 +218,71 @@ class LentSlots:
         self._maps = _Maps(file)
         self._free = list(range(_NUM_SLOTS))
         self._held = dict.fromkeys(self._free, 0)  # bytes that a slot takes of the memory
+        self._most_bytes = SLOT_BYTES
+        self._reserved: dict[int, _Reserved] = {}
+        self._numbers = count()
 
     @property
     def has_free(self) -> bool:
         """A slot can be filled."""
         return bool(self._free)
 
-    def fill(self, pixels: torch.Tensor) -> int:
-        """Writes uint8 of any shape and layout, row by row; returns the slot."""
+    @property
+    def reserved_bytes(self) -> int:
+        """Pixels that are being written."""
+        return sum(each.num_bytes for each in self._reserved.values())
+
+    def reserve(self, num_bytes: int) -> torch.Tensor:
+        """[num_bytes] uint8 of a free slot; free again if its memory is let go of unsent."""
         slot = self._free.pop()
-        num_bytes = pixels.numel()
+        if self._held[slot] > max(num_bytes, self._most_bytes):
+            self._empty(slot)
         self._held[slot] = max(self._held[slot], num_bytes)
-        torch.from_numpy(self._maps.view(slot, num_bytes)).view(pixels.shape).copy_(pixels)
-        return slot
+        array = self._maps.view(slot, num_bytes)
+        pixels = torch.from_numpy(array)
+        number = next(self._numbers)
+        self._reserved[number] = _Reserved(slot, num_bytes, pixels.data_ptr())
+        weakref.finalize(array, self._forget, number).atexit = False
+        return pixels
+
+    def holds(self, pixels: torch.Tensor) -> bool:
+        """The pixels lie in a slot, row by row."""
+        return self._place(pixels) is not None
+
+    def send(self, pixels: torch.Tensor) -> int:
+        """The slot that holds these pixels; they are copied to a free one if they lie elsewhere."""
+        number = self._place(pixels)
+        if number is not None:
+            return self._reserved.pop(number).slot
+        copy = self.reserve(pixels.numel())
+        copy.view(pixels.shape).copy_(pixels)
+        return self.send(copy)
 
     def add_free(self, slots: Sequence[int]) -> None:
         """Slots that came back."""
         self._free += slots
 
     def trim(self, most_bytes: int) -> None:
-        """Empties the free slots that hold more than that."""
+        """Empties slots that hold more than that: free ones now, others before they are filled."""
+        self._most_bytes = most_bytes
         for slot in self._free:
             if self._held[slot] > most_bytes:
-                self._maps.empty(slot)
-                self._held[slot] = 0
+                self._empty(slot)
+
+    def _empty(self, slot: int) -> None:
+        self._maps.empty(slot)
+        self._held[slot] = 0
+
+    def _place(self, pixels: torch.Tensor) -> int | None:
+        address, num_bytes = pixels.data_ptr(), pixels.numel()
+        for number, each in self._reserved.items():
+            if (each.address, each.num_bytes) == (address, num_bytes) and pixels.is_contiguous():
+                return number
+        return None
+
+    def _forget(self, number: int) -> None:
+        if (each := self._reserved.pop(number, None)) is not None:
+            self._free.append(each.slot)
 
 
 def _wear_out() -> None:

@@ -9,7 +9,7 @@ import torch
 from vidcomp.errors import ConfigError, DecodeError
 from vidcomp.functional.resize import Resize, target_size
 from vidcomp.sample.base import Selection
-from vidcomp.sample.decode._assemble import Assembler, Piece
+from vidcomp.sample.decode._assemble import Assembler, Piece, Room
 from vidcomp.sample.decode._backends import Chain, backends_for
 from vidcomp.sample.decode._reader import BackendError
 from vidcomp.sample.decode._request import DecodeRequest
@@ -26,7 +26,9 @@ _OTHER_BACKEND = "use backend='auto', or on_damage='keep' for what can be decode
 class Stream:
     """The frames of one request; ``chunks`` is called once."""
 
-    def __init__(self, request: DecodeRequest, scan: Scan, pulse: Pulse) -> None:
+    def __init__(
+        self, request: DecodeRequest, scan: Scan, pulse: Pulse, room: Room | None = None
+    ) -> None:
         """Runs the sampler.
 
         Raises:
@@ -35,6 +37,7 @@ class Stream:
         """
         self._request = request
         self._scan = scan
+        self._room = room
         if scan.damage and request.on_damage == "raise":
             raise DecodeError(
                 f"{scan.place.name} is damaged, {scan.damage}: pass on_damage='keep' to use the "
@@ -74,7 +77,7 @@ class Stream:
 
     def _shrunk_chunks(self) -> Iterator[Frames]:
         """Chunks as they come; a row that cannot be decoded makes its chunk shorter."""
-        assembler = Assembler(self._chain, self._rows, self._resize)
+        assembler = Assembler(self._chain, self._rows, self._resize, self._room)
         size = self._request.chunk_frames
         for start in range(0, len(self._rows), size):
             stop = min(start + size, len(self._rows))
@@ -95,6 +98,9 @@ class Stream:
         size = self._request.chunk_frames
         held: Frames | None = None
         for frames in self._shrunk_chunks():
+            if held is not None and len(held) == size:  # as it is, without a copy
+                yield replace(held, source=self._source())
+                held = None
             held = frames if held is None else Frames.cat([held, frames])
             while len(held) > size:
                 yield replace(held[:size], source=self._source())

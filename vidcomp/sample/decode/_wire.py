@@ -17,7 +17,9 @@ __all__ = ["Inbox", "Message", "SilenceError", "WireError", "send"]
 
 Message = dict[str, Any]  # JSON
 
+_HEAD = struct.Struct("<I")
 _READ_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 12
 _MOST_TEXT = 64 << 20  # of the times of a chunk of a million frames
 _HAS_POLL = hasattr(select, "poll")
 
@@ -33,15 +35,13 @@ class SilenceError(Exception):
 def send(pipe: io.FileIO, message: Message, payload: "bytes | memoryview" = b"") -> None:
     """Writes one message; ``OSError`` if nobody reads any more."""
     text = json.dumps({**message, "num_bytes": len(payload)}).encode()
-    _write(pipe, struct.pack("<I", len(text)) + text)
-    if payload:
-        _write(pipe, payload)
-
-
-def _write(pipe: io.FileIO, data: "bytes | memoryview") -> None:
-    left = memoryview(data)
-    while left:  # an unbuffered pipe may take a part
-        left = left[pipe.write(left) :]
+    head = _HEAD.pack(len(text)) + text
+    if len(payload) < _SMALL_BYTES:  # each write may wake the reader: one is enough
+        head, payload = head + payload, b""
+    for data in (head, payload):
+        left = memoryview(data)
+        while left:  # an unbuffered pipe may take a part
+            left = left[pipe.write(left) :]
 
 
 class Inbox:
@@ -67,6 +67,12 @@ class Inbox:
         """Something is there already; never so where pipes cannot be polled."""
         return bool(self._read) or (self._poll is not None and bool(self._poll.poll(0)))
 
+    def get_ready(self) -> Message | None:
+        """The next message if it is there already, as a whole; errors as of ``get``."""
+        if not self._is_whole() and self._poll is not None and self._poll.poll(0):
+            self._read_some(None)
+        return self.get() if self._is_whole() else None
+
     def get(self, patience_s: float | None = None) -> Message:
         """The next message, its payload still unread.
 
@@ -75,7 +81,7 @@ class Inbox:
             SilenceError: not a byte came for ``patience_s`` seconds.
             WireError: what came is no message.
         """
-        (size,) = struct.unpack("<I", self.take(4, patience_s))
+        (size,) = _HEAD.unpack(self.take(_HEAD.size, patience_s))
         if size > _MOST_TEXT:
             raise WireError(f"a message of {size} bytes")
         try:
@@ -89,9 +95,7 @@ class Inbox:
     def take(self, size: int, patience_s: float | None = None) -> bytes:
         """The next ``size`` bytes; errors as of ``get``."""
         while len(self._read) < size:
-            space = bytearray(_READ_BYTES)
-            count = self._fill(memoryview(space), patience_s)
-            self._read += space[:count]
+            self._read_some(patience_s)
         taken = bytes(self._read[:size])
         del self._read[:size]
         return taken
@@ -104,6 +108,17 @@ class Inbox:
         space = space[at_hand:]
         while space:
             space = space[self._fill(space, patience_s) :]
+
+    def _is_whole(self) -> bool:
+        if len(self._read) < _HEAD.size:
+            return False
+        size: int = _HEAD.unpack_from(self._read)[0]
+        return len(self._read) >= _HEAD.size + size
+
+    def _read_some(self, patience_s: float | None) -> None:
+        space = bytearray(_READ_BYTES)
+        count = self._fill(memoryview(space), patience_s)
+        self._read += space[:count]
 
     def _fill(self, space: memoryview, patience_s: float | None) -> int:
         if patience_s is None:
