@@ -1,1 +1,5 @@
-"""Extraction on a Ray cluster: descriptors out, receipts in; see :class:`RayRunner`."""
+"""Extraction on a Ray cluster: descriptors out, receipts in."""
+
+from .runner import RayRunner
+
+__all__ = ["RayRunner"]

@@ -39,8 +39,8 @@ class Rules:
     """``None``: as many as find room now; a number: so many are asked for while there is work,
     though there is no room yet, which is what makes a cluster grow."""
     patience: Patience = field(default_factory=Patience)
-    is_fatal: Callable[[Trouble], bool] = lambda trouble: trouble.is_everywhere
-    """Whether another host would end the same way."""
+    is_fatal: Callable[[Trouble, bool], bool] = lambda trouble, _: trouble.is_everywhere
+    """Whether another host would end the same way; told whether this one had started."""
     check: Callable[[Started], None] = lambda _: None
     """Raises if a host that is ready cannot be used."""
     give_up: Callable[[Item, Trouble, int], Receipt] | None = None
@@ -112,6 +112,11 @@ class Driver:
     def drain(self, grace_s: float) -> None:
         """Begin no more items; takes no lock, a signal's handler may call it."""
         self._grace_s = grace_s
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more items are begun."""
+        return self._grace_s is not None
 
     def run(self, ledger: Ledger) -> Generator[Receipt, None, None]:
         """Receipts as they come; ends when all items have theirs and all hosts have committed.
@@ -252,9 +257,9 @@ class Driver:
             host.moved, host.num_begun = now, report.num_begun
         settled = 0
         for receipt in report.receipts:
-            if (item := self._ledger.settle(number, receipt.key)) is not None:
-                settled += 1
-                yield receipt if item.path == receipt.path else _at(receipt, item)
+            item = self._ledger.settle(number, receipt.key)
+            settled += item is not None  # else a record more than there are items: a live window
+            yield receipt if item is None else replace(receipt, path=item.path)
         if settled:
             host.moved, host.num_receipts = now, host.num_receipts + settled
             self._num_fruitless = 0
@@ -280,7 +285,7 @@ class Driver:
         """Take a host's items back; its error is ours if others would meet it too."""
         self._forget(number)
         _log.warning("a host has ended (%s: %s)", trouble.kind, trouble.message)
-        if self._rules.is_fatal(trouble):
+        if self._rules.is_fatal(trouble, host.phase != "starting"):
             raise trouble.error()
         if host.phase == "starting":
             self._num_failed += 1
@@ -289,10 +294,12 @@ class Driver:
             is_last = self._num_failed >= self._rules.patience.init_failures
             if is_last and not self._count()["ready"]:
                 raise trouble.error()
-        elif not host.num_receipts and host.phase == "ready":
+        elif not host.num_receipts and host.phase == "ready" and not trouble.is_blameless:
             self._num_fruitless += 1
             if self._num_fruitless > self._rules.patience.fruitless + 2 * len(self._hosts):
                 raise trouble.error()
+        if trouble.is_blameless:
+            self._ledger.take_back(number)
         for item in self._ledger.lose(number):
             assert self._rules.give_up is not None  # noqa: S101
             yield self._rules.give_up(item, trouble, self._ledger.deaths(item))
@@ -357,8 +364,3 @@ class Driver:
         for host in self._hosts.values():
             counts[host.phase] += 1
         return counts
-
-
-def _at(receipt: Receipt, item: Item) -> Receipt:
-    """The receipt with the path as the user wrote it."""
-    return replace(receipt, path=item.path)

@@ -89,6 +89,10 @@ class Ledger:
         """How many hosts died with an item."""
         return self._deaths.get(item.key, 0)
 
+    def retried(self) -> set[str]:
+        """Keys of items with which a host died."""
+        return set(self._deaths)
+
     def _wait(self, item: Item) -> None:
         is_suspect = self.deaths(item) >= max(1, self._max_attempts - 1)
         (self._suspects if is_suspect else self._waiting).appendleft(item)

@@ -20,6 +20,8 @@ class Trouble:
     """Class of the error."""
     message: str
     """One sentence."""
+    is_blameless: bool = False
+    """The machine was taken away on purpose: no attempt of the items that were there."""
 
     @classmethod
     def of(cls, error: BaseException) -> "Trouble":
