@@ -1,20 +1,17 @@
-"""Looking into a cache: list, show, verify, errors."""
+"""Looking into a cache: list, show, verify."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import click
 
-from vidcomp.errors import StoreMissError
-from vidcomp.store import RecordInfo, TokenCache, open_cache, open_storage, verify
+from vidcomp.store import RecordInfo, TokenCache, open_cache, verify
 
 from .output import ByteBar, json_text, print_json, printable
-from .records import ErrorLog
 
-__all__ = ["list_errors", "list_records", "show_cache", "verify_cache"]
+__all__ = ["list_records", "show_cache", "verify_cache"]
 
 _HEADER = ("key", "tokens", "dim", "dtype", "bytes")
 _SORTED = 100_000
@@ -80,24 +77,6 @@ def verify_cache(folder: str, *, quick: bool, as_json: bool, quiet: bool) -> int
             click.echo(f"... and {len(report.problems) - _PROBLEMS} more (--json lists them all)")
         click.echo(f"{report.num_ok} records ok, {len(report.problems)} problems")
     return 5 if report.problems else 0
-
-
-def list_errors(folder: str, *, as_json: bool) -> int:
-    """``vidcomp errors``."""
-    storage = open_storage(folder)
-    if isinstance(storage.path, Path) and not storage.path.is_dir():
-        raise StoreMissError(f"there is no folder {folder}: pass the one given to extract --out")
-    records = list(ErrorLog(storage))
-    if not records and not storage.is_local:
-        open_cache(folder)  # tells if there is none
-    if as_json:
-        print_json([asdict(record) for record in records])
-        return 0
-    for record in records:
-        times = f" ({record.attempts} attempts)" if record.attempts > 1 else ""
-        click.echo(printable(f"{record.key}: {record.stage}: {record.message}{times}"))
-    click.echo(f"{len(records)} failed items")
-    return 0
 
 
 def _rows(cache: TokenCache) -> Iterator[tuple[str, int, int, str, int]]:

@@ -2,7 +2,7 @@
 
 Results go to standard output, progress and errors to standard error.  Exit codes: 0 done; 1 fatal
 or lost; 2 usage, recipe or impossible budget; 3 finished, some items failed; 4 stopped by
-``--max-failures``; 5 storage; 130 interrupted.
+``--max-failures``; 5 storage; 130 or 143 stopped by a signal.
 """
 
 import os
@@ -221,13 +221,17 @@ def doctor(**options: Any) -> int:
 
 
 @main.command(context_settings=CONTEXT)
-@click.argument("folder")
+@click.argument("cache")
+@click.option("--clear", is_flag=True, help="Forget them: the next run tries these items again.")
 @common
 def errors(**options: Any) -> int:
-    """The items of a cache's runs that failed, and why."""
-    from .cache import list_errors
+    """What failed in the runs that made a CACHE, and why; --json tells all about each.
 
-    return list_errors(options["folder"], as_json=options["as_json"])
+    The same reason is told once, with how often it came.
+    """
+    from .history import list_errors
+
+    return list_errors(options["cache"], clear=options["clear"], as_json=options["as_json"])
 
 
 main.add_command(cache)

@@ -35,6 +35,24 @@ def cache_show(**options: Any) -> int:
     return show_cache(options["cache"], options["key"], as_json=options["as_json"])
 
 
+@cache.command("runs", context_settings=CONTEXT)
+@click.argument("cache")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Only the newest N.",
+)
+@common
+def cache_runs(**options: Any) -> int:
+    """List the runs of extract that wrote to a cache: running, done, cut, stopped, failed."""
+    from .history import list_runs
+
+    return list_runs(options["cache"], newest=options["limit"], as_json=options["as_json"])
+
+
 @cache.command("verify", context_settings=CONTEXT)
 @click.argument("cache")
 @click.option("--quick", is_flag=True, help="Check index and headers; do not read the records.")

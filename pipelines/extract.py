@@ -7,68 +7,33 @@ never stops the run; running again does only what is missing.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from vidcomp.config import Recipe, differences, identity
-from vidcomp.errors import StoreMissError, StoreStaleError
-from vidcomp.store import SourceId, TokenCache, recover
+from vidcomp.config import Recipe
+from vidcomp.errors import StoreMissError
+from vidcomp.store import recover
 from vidcomp.store.storage import Storage, open_storage
 
 from .engine import Waits
-from .inputs import Item, source_id
-from .records import ErrorLog, ErrorRecord
+from .inputs import Item
+from .planning import Plan, cached_receipt, make_plan
+from .records import ErrorRecord
 from .run_options import Options
+from .runs import RunRecord, new_run_id
+from .shards import Shard
 from .stopping import stops_on_signals
 from .summary import Receipt, Summary
-from .worker import Runner, Worker, is_current
+from .watching import Watcher, Watchers
+from .worker import Runner, Worker
 
-__all__ = ["Plan", "Progress", "cached_receipt", "extract", "make_plan"]
+__all__ = ["Progress", "extract"]
 
 Progress = Callable[[Receipt, Waits], None]
 """Told of every receipt, and of what the run's time went to so far."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run would do."""
-
-    cache: TokenCache | None = None
-    """What is there already."""
-    todo: list[Item] = field(default_factory=list)
-    """Each with the identity of its file, taken before it is read: a file that changes while it is
-    read is then stale, never taken for what was read."""
-    cached: list[Item] = field(default_factory=list)
-    failed_before: list[ErrorRecord] = field(default_factory=list)
-
-
-def make_plan(
-    items: Sequence[Item], out: str | Path | Storage, recipe: Recipe, options: Options
-) -> Plan:
-    """Which items are missing, by the source's identity: nothing is decoded or hashed whole.
-
-    Raises:
-        StoreStaleError: the folder holds tokens of another recipe.
-        StoreError: the folder is not a cache.
-    """
-    storage = open_storage(out)
-    cache, log = _open(storage, recipe), ErrorLog(storage)
-    plan = Plan(cache=cache)
-    for item in items:
-        item = replace(item, source=source_id(item.path, content=options.content_identity))
-        is_there = cache is not None and item.key in cache and not options.overwrite
-        if cache is not None and is_there:
-            is_there = is_current(item.source, cache.info(item.key).source)
-        if is_there:
-            plan.cached.append(item)
-            continue
-        record = None if options.retry_failed or options.overwrite else log.get(item.key)
-        if record is not None and record.source == _plain(item.source):
-            plan.failed_before.append(record)
-        else:
-            plan.todo.append(item)
-    return plan
+_HEAVY = 0.02
+"""Share of one reader's bytes from which on a file is begun before lighter ones."""
 
 
 def extract(
@@ -78,7 +43,8 @@ def extract(
     *,
     recipe_name: str = "recipe",
     options: Options | None = None,
-    progress: Progress | None = None,
+    watchers: Sequence[Watcher] = (),
+    shard: Shard | None = None,
 ) -> Summary:
     """Make the records of ``items`` in the cache ``out``; those already there are left alone.
 
@@ -91,60 +57,127 @@ def extract(
         recipe: everything that decides the tokens.
         recipe_name: for the report.
         options: how to run.
-        progress: called after each item.
+        watchers: told what happens.
+        shard: the part of all items that these are, for the run's record.
 
     Raises:
         VidcompError: the run cannot start or go on; records already written stay.
     """
     options = options or Options()
+    options = replace(options, run_id=options.run_id or new_run_id())
     storage = open_storage(out)
+    record = RunRecord(storage, recipe, recipe_name, options, shard)
+    watch = Watchers((record, *watchers))
+    summary = Summary(
+        store=str(storage.path),
+        recipe=recipe_name,
+        planned=sum(item.rows for item in items),
+        run=options.run_id,
+    )
+    try:
+        _extract(items, storage, recipe, options, summary, watch)
+    except BaseException as error:
+        watch.ended(error)
+        raise
+    watch.ended(None)
+    return summary
+
+
+def _extract(
+    items: Sequence[Item],
+    storage: Storage,
+    recipe: Recipe,
+    options: Options,
+    summary: Summary,
+    watch: Watchers,
+) -> None:
     started = time.perf_counter()
     with suppress(StoreMissError):
         recover(storage)  # what a run that was killed had finished is not done again
     plan = make_plan(items, storage, recipe, options)
-    summary = Summary(store=str(storage.path), recipe=recipe_name, planned=len(items))
     _report_known(plan, summary)
+    watch.planned(plan, summary)
+    waiting = {item.key: item for item in plan.todo}
     if plan.todo:
-        with Worker(storage, recipe, options, most=len(plan.todo)) as runner:
+        with _runner(storage, recipe, options, len(plan.todo)) as runner:
             summary.fingerprint = runner.fingerprint
-            _run(runner, plan, options, summary, progress)
+            watch.begun(runner)
+            _run(runner, waiting, options, summary, watch)
+    if waiting:
+        _reconcile(waiting, storage, recipe, options, summary)
+    if not summary.lost:
+        summary.interrupted, summary.signal_code = "", 0
     summary.seconds = time.perf_counter() - started
-    return summary
+
+
+def _runner(storage: Storage, recipe: Recipe, options: Options, most: int) -> Runner:
+    """What does the work: this process, or a cluster."""
+    if options.engine == "local":
+        return Worker(storage, recipe, options, most=most)
+    from .cluster import RayRunner
+
+    return RayRunner(storage, recipe, options, most=most)
 
 
 def _run(
-    runner: Runner, plan: Plan, options: Options, summary: Summary, progress: Progress | None
+    runner: Runner,
+    waiting: dict[str, Item],
+    options: Options,
+    summary: Summary,
+    watch: Watchers,
 ) -> None:
-    with stops_on_signals(runner.drain) as stop, closing(runner.run(plan.todo)) as receipts:
+    """Do what is planned; what is over is taken out of ``waiting``."""
+    rows = {key: item.rows for key, item in waiting.items()}
+    todo = _heavy_first(list(waiting.values()), options.num_workers)
+    with stops_on_signals(runner.drain) as stop, closing(runner.run(todo)) as receipts:
         for receipt in receipts:
-            summary.add(receipt)
-            if progress is not None:
-                progress(receipt, runner.waits)
-            if options.max_failures is not None and summary.failed > options.max_failures:
+            if waiting.pop(receipt.key, None) is None:
+                if receipt.key not in rows:
+                    summary.planned += 1  # an item that came up on the way
+                elif not receipt.replaces:
+                    continue  # told twice, as when a worker dies after its work
+            summary.add(receipt, rows.get(receipt.key, 1))
+            watch.receipt(receipt, runner.waits)
+            if stop.signal is not None and not summary.interrupted:
+                summary.interrupted = stop.signal.name
+                watch.draining(stop.signal.name)
+            if summary.has_too_many_failures(options.max_failures, options.max_failure_share):
                 summary.stopped = True
                 break
-    if stop.signal is not None and summary.lost:
+    if stop.signal is not None:
         summary.interrupted, summary.signal_code = stop.signal.name, stop.exit_code
     summary.waits = {k: round(v, 3) for k, v in asdict(runner.waits).items()}
 
 
-def _plain(source: SourceId | None) -> dict[str, Any] | None:
-    return None if source is None else asdict(source)
-
-
-def _open(storage: Storage, recipe: Recipe) -> TokenCache | None:
-    """The cache, if there is one, after checking that its recipe is this one."""
-    try:
-        cache = TokenCache(storage)
-    except StoreMissError:
-        return None
-    changed = differences(cache.manifest.identity, identity(recipe))
-    if changed:
-        raise StoreStaleError(
-            f"{storage.path} holds tokens of another recipe ({'; '.join(changed[:3])}): use "
-            f"another folder or the recipe it was made with"
+def _reconcile(
+    waiting: dict[str, Item], storage: Storage, recipe: Recipe, options: Options, summary: Summary
+) -> None:
+    """Find out what became of items of which no receipt came; the store knows."""
+    if not options.overwrite:  # where a record is there, nobody can tell whether it is new
+        plan = make_plan(
+            list(waiting.values()), storage, recipe, replace(options, retry_failed=False)
         )
-    return cache
+        for item in plan.cached:
+            summary.add(Receipt(key=item.key, path=item.path, status="ok"), item.rows)
+            waiting.pop(item.key)
+        for item, record in plan.failed_before:
+            if record.run == options.run_id:
+                summary.add(_failed_before(record, "failed"), item.rows)
+                waiting.pop(item.key)
+    if not summary.interrupted and not summary.stopped:
+        for item in waiting.values():
+            summary.add(Receipt(key=item.key, path=item.path, status="lost"), item.rows)
+
+
+def _heavy_first(items: list[Item], workers: int) -> list[Item]:
+    """The order in which items are begun: as given, but that a run does not end waiting for one
+    large file that was begun last.
+    """
+    sizes = [0 if item.source is None else item.source.size for item in items]
+    least = max(1.0, _HEAVY * sum(sizes) / workers)
+    places = range(len(items))
+    heavy = sorted((i for i in places if sizes[i] >= least), key=lambda i: -sizes[i])
+    return [items[i] for i in [*heavy, *(i for i in places if sizes[i] < least)]]
 
 
 def _report_known(plan: Plan, summary: Summary) -> None:
@@ -152,31 +185,18 @@ def _report_known(plan: Plan, summary: Summary) -> None:
     if plan.cache is not None:
         summary.fingerprint = plan.cache.manifest.fingerprint
     for item in plan.cached:
-        summary.add(cached_receipt(plan.cache, item, look_up=not summary.is_full))
-    for record in plan.failed_before:
-        summary.add(
-            Receipt(
-                key=record.key,
-                path=record.path,
-                status="failed before",
-                stage=record.stage,
-                error=record.error,
-                message=record.message,
-            )
-        )
+        receipt = cached_receipt(plan.cache, item, look_up=not summary.is_full)
+        summary.add(receipt, item.rows)
+    for item, record in plan.failed_before:
+        summary.add(_failed_before(record, "failed before"), item.rows)
 
 
-def cached_receipt(cache: TokenCache | None, item: Item, *, look_up: bool) -> Receipt:
-    """Of an item whose record is there; ``look_up`` reads its numbers."""
-    if cache is None or not look_up:
-        return Receipt(key=item.key, path=item.path, status="cached")
-    meta = cache.meta(item.key)
+def _failed_before(record: ErrorRecord, status: str) -> Receipt:
     return Receipt(
-        key=item.key,
-        path=item.path,
-        status="cached",
-        duration_s=meta.get("seconds"),
-        frames=meta.get("num_frames"),
-        tokens_in=meta.get("tokens_in"),
-        tokens_out=cache.info(item.key).num_tokens,
+        key=record.key,
+        path=record.path,
+        status=status,
+        stage=record.stage,
+        error=record.error,
+        message=record.message,
     )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from .options import CONTEXT, common, recipe_options
+from .ray_options import engine_options
 
 __all__ = ["extract"]
 
@@ -18,13 +19,27 @@ __all__ = ["extract"]
 @click.option("--id-column", help="Its column with the record's key.")
 @click.option("--start", type=float, help="Start of the range, in seconds.")
 @click.option("--end", type=float, help="End of the range, in seconds.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N items.")
-@click.option("--shard", metavar="I/N", help="Only part I of N (I from 0).")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the first N rows of the inputs, done or not.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Only part I of N (I from 0), or none.  [default: that of this task of Slurm or torchrun]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done; load and decode nothing.")
 @click.option("--overwrite", is_flag=True, help="Make records anew that are already there.")
 @click.option("--on-error", type=click.Choice(["skip", "raise"]), default="skip", show_default=True)
 @click.option("--retry-failed", is_flag=True, help="Try items again that failed in an earlier run.")
-@click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more than N failures.")
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    help="Stop after more than N failures; or when they are more than P% of all rows, judged from "
+    "20 rows on.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -51,7 +66,32 @@ __all__ = ["extract"]
     show_default=True,
     help="Recognise a changed file by size and time, or by its bytes too.",
 )
-@click.option("--stall", type=float, default=60.0, help="Seconds without a frame until given up.")
+@click.option(
+    "--stall",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds without progress after which a file is given up.",
+)
+@click.option(
+    "--grace",
+    default="30s",
+    show_default=True,
+    help="Time that videos in work get when the run is stopped by Ctrl-C or SIGTERM.",
+)
+@click.option(
+    "--recycle-after",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Replace a child process after N videos.",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(),
+    help="Append each event as a line of JSON; {shard}, {host}, {pid} and {run} are replaced.",
+)
 @click.option("--device", default="cpu", show_default=True, help="Where the encoder runs.")
 @click.option(
     "--batch-frames",
@@ -61,11 +101,17 @@ __all__ = ["extract"]
     help="Most frames of one pass of the encoder.",
 )
 @click.option("--compile", is_flag=True, help="Use torch.compile for the encoder.")
+@engine_options
 @common
 def extract(**options: Any) -> int:
     """Decode, encode, compress and cache videos: files, folders, globs, @list.txt or -.
 
-    Running the same command again does only what is missing.
+    Running the same command again does only what is missing.  Ctrl-C once finishes what has begun,
+    twice stops at once; what was written stays.
+
+    Exit codes: 0 all done; 1 the run failed, or items were lost; 2 wrong options; 3 done, but some
+    videos failed (see: vidcomp errors); 4 stopped by --max-failures; 5 the cache cannot be read or
+    written; 130 Ctrl-C; 143 SIGTERM.
     """
     from .jobs import run_extract
 

@@ -1,51 +1,65 @@
 """Commands as the command line gives them: options in, a job run, its result printed."""
 
 import os
-import sys
-import time
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from vidcomp.budget import Budget
 from vidcomp.config import Recipe, load_recipe
+from vidcomp.errors import ConfigError
+from vidcomp.store.storage import open_storage
 
-from .engine import Waits
-from .extract import Plan, Progress, extract, make_plan
+from .extract import extract
 from .inputs import Item, Manifest, expand
-from .output import format_summary, print_json
+from .logfile import EventLog
+from .output import format_plan, format_summary, print_json, printable
+from .planning import Plan, make_plan
+from .progress import Console
+from .ray_options import ray_settings
 from .run_options import Options
-from .shards import choose_shard
-from .summary import Receipt, Summary
+from .runs import new_run_id, read_runs, seconds_per_item
+from .shards import Shard, choose_shard
+from .summary import Summary
+from .units import parse_seconds
+from .watching import Watcher
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
+
+_SAMPLE = 10_000
+"""Records whose size tells that of others."""
+_RUNS = 20
+"""Earlier runs, the newest, whose speed tells that of others."""
 
 
 def run_extract(options: dict[str, Any]) -> int:
     """``vidcomp extract``."""
     recipe = _recipe(options)
-    items = _items(options)
-    out = options["out"]
-    settings = Options(
-        workers=options["workers"],
-        isolation=options["isolation"],
-        backend=options["backend"],
-        device=options["device"],
-        compile=options["compile"],
-        batch_frames=options["batch_frames"],
-        stall_s=options["stall"],
-        content_identity=options["identity"] == "content",
-        overwrite=options["overwrite"],
-        retry_failed=options["retry_failed"],
-        on_error=options["on_error"],
-        max_failures=options["max_failures"],
-    )
-    if options["dry_run"]:
-        return _report_plan(make_plan(items, out, recipe, settings), recipe, options)
-    with _Progress(len(items), quiet=options["quiet"]) as tick:
+    settings = _settings(options)
+    shard = choose_shard(options["shard"], os.environ)
+    with ExitStack() as stack:
+        is_quiet = options["quiet"] or options["as_json"]
+        console = stack.enter_context(Console(quiet=is_quiet))
+        if shard is not None and not is_quiet:
+            console.say(f"this is part {shard} of the videos, by {shard.origin}")
+        watchers: list[Watcher] = [console]
+        if options["log_file"] is not None and not options["dry_run"]:
+            log = EventLog(options["log_file"], run=settings.run_id, shard=shard)
+            watchers.append(stack.enter_context(log))
+        items = _items(options, shard)
+        if options["dry_run"]:
+            plan = make_plan(items, options["out"], recipe, settings)
+            return _report_plan(plan, recipe, shard, options)
         summary = extract(
-            items, out, recipe, recipe_name=options["recipe"], options=settings, progress=tick
+            items,
+            options["out"],
+            recipe,
+            recipe_name=options["recipe"],
+            options=settings,
+            watchers=watchers,
+            shard=shard,
         )
     _report(summary, as_json=options["as_json"])
     return summary.exit_code
@@ -56,14 +70,14 @@ def run_recompress(options: dict[str, Any]) -> int:
     from .recompress import recompress
 
     budget = None if options["budget"] is None else Budget.parse(options["budget"])
-    with _Progress(None, quiet=options["quiet"]) as tick:
+    with Console(quiet=options["quiet"] or options["as_json"]) as console:
         summary = recompress(
             options["source"],
             options["out"],
             recipe=options["recipe"],
             overrides=options["overrides"],
             budget=budget,
-            progress=tick,
+            progress=console.receipt,
         )
     _report(summary, as_json=options["as_json"])
     return summary.exit_code
@@ -94,7 +108,48 @@ def _recipe(options: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def _items(options: dict[str, Any]) -> list[Item]:
+def _settings(options: dict[str, Any]) -> Options:
+    most, most_share = _failure_limits(options["max_failures"])
+    return Options(
+        workers=options["workers"],
+        isolation=options["isolation"],
+        backend=options["backend"],
+        device=options["device"],
+        compile=options["compile"],
+        batch_frames=options["batch_frames"],
+        stall_s=options["stall"],
+        recycle_after=options["recycle_after"],
+        grace_s=parse_seconds(options["grace"]),
+        content_identity=options["identity"] == "content",
+        overwrite=options["overwrite"],
+        retry_failed=options["retry_failed"],
+        on_error=options["on_error"],
+        max_failures=most,
+        max_failure_share=most_share,
+        run_id=new_run_id(),
+        engine=options["engine"],
+        ray=ray_settings(options),
+    )
+
+
+def _failure_limits(text: str | None) -> tuple[int | None, float | None]:
+    """``N`` or ``P%`` as a count or a share."""
+    if text is None:
+        return None, None
+    try:
+        if not text.endswith("%"):
+            if (most := int(text)) >= 0:
+                return most, None
+        elif 0 <= (percent := float(text[:-1])) <= 100:
+            return None, percent / 100
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"--max-failures is a number of videos or a percentage of all, got {text!r}: e.g. 100 or 5%"
+    )
+
+
+def _items(options: dict[str, Any], shard: Shard | None) -> list[Item]:
     manifest = None
     if options["manifest"] is not None:
         manifest = Manifest(
@@ -107,26 +162,42 @@ def _items(options: dict[str, Any]) -> list[Item]:
         end_s=options["end"],
         limit=options["limit"],
     )
-    shard = choose_shard(options["shard"], os.environ)
     return items if shard is None else shard.of(items)
 
 
-def _report_plan(plan: Plan, recipe: Recipe, options: dict[str, Any]) -> int:
-    counts = {
-        "todo": len(plan.todo),
-        "cached": len(plan.cached),
-        "failed_before": len(plan.failed_before),
-    }
+def _report_plan(plan: Plan, recipe: Recipe, shard: Shard | None, options: dict[str, Any]) -> int:
+    report = {**plan.counts(), **_estimates(plan, options["out"])}
     if options["as_json"]:
-        print_json(counts | {"items": [item.key for item in plan.todo], "recipe": recipe.dump()})
+        print_json(
+            report
+            | {
+                "shard": None if shard is None else str(shard),
+                "items": [item.key for item in plan.todo],
+                "recipe": recipe.dump(),
+            }
+        )
         return 0
     for item in plan.todo:
-        click.echo(f"would make  {item.key}")
-    click.echo(
-        f"{counts['todo']} to do, {counts['cached']} already cached, "
-        f"{counts['failed_before']} failed before (add --retry-failed to try them again)"
-    )
+        click.echo(f"would make  {printable(item.key)}")
+    click.echo(format_plan(report))
     return 0
+
+
+def _estimates(plan: Plan, out: str) -> dict[str, Any]:
+    """What the work will take, judged by the records and the runs that there are."""
+    sizes = [item.source.size for item in plan.todo if item.source is not None]
+    num_bytes = seconds = None
+    if plan.cache is not None:
+        known = [entry.nbytes for entry in islice(plan.cache.entries(), _SAMPLE)]
+        num_bytes = round(len(plan.todo) * sum(known) / len(known)) if known else None
+        runs = read_runs(open_storage(out), newest=_RUNS)
+        each = seconds_per_item(runs)
+        seconds = None if each is None else round(len(plan.todo) * each, 1)
+    return {
+        "input_bytes": sum(sizes),
+        "estimated_bytes": num_bytes,
+        "estimated_seconds": seconds,
+    }
 
 
 def _report(summary: Summary, *, as_json: bool) -> None:
@@ -134,34 +205,3 @@ def _report(summary: Summary, *, as_json: bool) -> None:
         print_json(summary.to_json())
     else:
         click.echo(format_summary(summary))
-
-
-class _Progress:
-    """A tqdm bar on standard error with counts and where the time goes; off when not a terminal."""
-
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
-        self._bar = tqdm(total=total, unit="video", disable=True if quiet else None, leave=False)
-        self._counts = {"ok": 0, "failed": 0}
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> Progress:
-        return self._tick
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
-        sys.stderr.flush()
-
-    def _tick(self, receipt: Receipt, waits: Waits) -> None:
-        is_bad = receipt.status == "failed"
-        self._counts["failed" if is_bad else "ok"] += 1
-        elapsed = max(1e-9, time.perf_counter() - self._started)
-        shares = {
-            "decode-wait": waits.decode_wait_s,
-            "encode-wait": waits.encode_wait_s,
-            "write-wait": waits.write_wait_s,
-        }
-        shown = self._counts | {name: f"{value / elapsed:.0%}" for name, value in shares.items()}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
-        if is_bad and not self._bar.disable:
-            self._bar.write(f"failed: {receipt.message}", file=sys.stderr)

@@ -11,7 +11,7 @@ import click
 
 from vidcomp.errors import BudgetError, ConfigError, StoreError, VidcompError
 
-__all__ = ["CONTEXT", "BudgetsCommand", "chosen", "common", "recipe_options"]
+__all__ = ["CONTEXT", "BudgetsCommand", "chosen", "common", "exit_code", "recipe_options"]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of every command."""
@@ -55,7 +55,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             if debug:
                 traceback.print_exc()
             click.echo(f"vidcomp: {error}", err=True)
-            sys.exit(_exit_code(error))
+            sys.exit(exit_code(error))
         except KeyboardInterrupt:
             click.echo("vidcomp: interrupted; what was written stays, run again to go on", err=True)
             sys.exit(130)
@@ -99,7 +99,12 @@ def chosen(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("keys", nargs=-1, metavar="[KEY|@list.txt]...")(command)
 
 
-def _exit_code(error: VidcompError) -> int:
+def exit_code(error: BaseException) -> int:
+    """What a command that ends by this error returns."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return 130
     if isinstance(error, ConfigError | BudgetError):
         return 2
     return 5 if isinstance(error, StoreError) else 1

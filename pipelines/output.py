@@ -7,10 +7,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from .units import format_bytes, format_seconds
+
 if TYPE_CHECKING:
     from .summary import Receipt, Summary
 
-__all__ = ["ByteBar", "format_summary", "format_table", "json_text", "print_json", "printable"]
+__all__ = [
+    "ByteBar",
+    "format_plan",
+    "format_summary",
+    "format_table",
+    "json_text",
+    "print_json",
+    "printable",
+]
+
+_MOST_FAILURES = 20
+"""That are printed one by one."""
+
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -83,9 +97,32 @@ def format_summary(summary: "Summary") -> str:
     parts = []
     if summary.rows:
         parts.append(format_table(header, [_row(row) for row in summary.rows]))
-    parts += [f"failed: {f['key']}: {f['error']}" for f in summary.failures]
+    shown = summary.failures[:_MOST_FAILURES]
+    parts += [printable(f"failed: {f['key']}: {f['error']}") for f in shown]
+    if (rest := summary.failed + summary.failed_before - len(shown)) > 0:
+        parts.append(f"... and {rest} more failed: vidcomp errors {summary.store}")
+    lost = summary.missing[:_MOST_FAILURES]
+    parts += [printable(f"lost: {key}: it has no record, and no error") for key in lost]
     parts.append(_counts(summary))
     return "\n".join(parts)
+
+
+def format_plan(report: dict[str, Any]) -> str:
+    """The counts and estimates of ``extract --dry-run`` in one or two lines."""
+    text = (
+        f"{report['todo']} to do, {report['cached']} already cached, {report['failed_before']} "
+        f"failed before (add --retry-failed to try them again)"
+    )
+    if report["duplicates"]:
+        text += f"; {report['duplicates']} of the {report['rows']} rows repeat another"
+    if not report["todo"]:
+        return text
+    text += f"\nto read: {format_bytes(report['input_bytes'])}"
+    if report["estimated_bytes"] is not None:
+        text += f"; to write: about {format_bytes(report['estimated_bytes'])}"
+    if report["estimated_seconds"] is not None:
+        text += f"; time: about {format_seconds(report['estimated_seconds'])}, as earlier runs"
+    return text
 
 
 def _row(row: "Receipt") -> tuple[Any, ...]:
@@ -115,8 +152,10 @@ def _counts(summary: "Summary") -> str:
         counts += "; stopped by --max-failures"
     if summary.interrupted:
         counts += f"; stopped by {summary.interrupted}, {summary.lost} not begun (run again)"
-    elif summary.lost and not summary.stopped:
-        counts += f"; {summary.lost} lost"
+    elif summary.stopped:
+        counts += f", {summary.lost} not begun or not finished"
+    elif summary.lost:
+        counts += f"; {summary.lost} lost (run again)"
     if summary.planned == summary.cached:
         counts = f"nothing to do: all {summary.cached} are already cached"
     return f"{counts} in {summary.seconds:.1f} s -> {summary.store}"

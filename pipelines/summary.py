@@ -11,6 +11,11 @@ __all__ = ["Receipt", "Summary", "done_receipt", "failed_receipt", "sentence"]
 
 _ROWS = 60
 """Items that are reported one by one; larger runs report counts and failures."""
+_FAILURES = 1000
+"""Failures that are reported one by one; the store has a record of each."""
+_COUNTERS = {"failed": "failed", "failed before": "failed_before", "cached": "cached"}
+_ENOUGH = 20
+"""Rows of which the outcome is known before a share of failures is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class Receipt:
     """Class of the error."""
     message: str = ""
     """The error in one sentence."""
+    replaces: str = ""
+    """Status of an earlier receipt of this run for the item, which has turned out to be wrong."""
 
     @property
     def reduction_factor(self) -> float | None:
@@ -55,6 +62,9 @@ class Summary:
     store: str
     recipe: str
     planned: int
+    """Rows of the inputs; all counts are of rows, so that they add up to it."""
+    run: str = ""
+    """Name of the run, of its record in the store."""
     fingerprint: str = ""
     done: int = 0
     cached: int = 0
@@ -70,11 +80,15 @@ class Summary:
     waits: dict[str, float] = field(default_factory=dict)
     """Seconds that went to waiting for frames, for the encoder and for the writer, and to work."""
     rows: list[Receipt] = field(default_factory=list)
+    """What became of the first items, one by one."""
     failures: list[dict[str, str]] = field(default_factory=list)
+    """The first thousand; the store's error records have all."""
+    missing: list[str] = field(default_factory=list)
+    """Keys of lost items, the first thousand."""
 
     @property
     def lost(self) -> int:
-        """Items that are neither done nor failed."""
+        """Rows that are neither done nor failed: nobody knows why, or they were not begun."""
         return self.planned - self.done - self.cached - self.failed - self.failed_before
 
     @property
@@ -92,12 +106,41 @@ class Summary:
         """Plain JSON values."""
         return asdict(self) | {"lost": self.lost, "exit_code": self.exit_code}
 
-    def add(self, receipt: Receipt) -> None:
-        """Count what became of an item."""
-        counters = {"failed": "failed", "failed before": "failed_before", "cached": "cached"}
-        name = counters.get(receipt.status, "done")
-        setattr(self, name, getattr(self, name) + 1)
-        if receipt.message:
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them; without the planned ones they add up to those."""
+        names = ("planned", "done", "cached", "failed", "failed_before", "lost")
+        return {name: getattr(self, name) for name in names}
+
+    def has_too_many_failures(self, most: int | None, most_share: float | None) -> bool:
+        """Whether a run with these limits is to be stopped.
+
+        Args:
+            most: failures of this run that are put up with.
+            most_share: of all planned rows; judged when this run knows what became of 20 rows, or
+                of all that it had to do.
+        """
+        if most is not None and self.failed > most:
+            return True
+        known = self.done + self.failed
+        is_over = known + self.cached + self.failed_before == self.planned
+        if most_share is None or (known < _ENOUGH and not is_over):
+            return False
+        return self.failed > most_share * self.planned
+
+    def add(self, receipt: Receipt, rows: int = 1) -> None:
+        """Count what became of an item that so many rows name.
+
+        One that replaces an earlier receipt takes that one's count back.  Lost items are only
+        named: ``lost`` is what no count has.
+        """
+        if receipt.replaces:
+            self._count(receipt.replaces, -rows)
+        self._count(receipt.status, rows)
+        if receipt.status == "lost":
+            if len(self.missing) < _FAILURES:
+                self.missing.append(receipt.key)
+            return
+        if receipt.message and len(self.failures) < _FAILURES:
             self.failures.append(
                 {
                     "key": receipt.key,
@@ -108,6 +151,11 @@ class Summary:
             )
         if not self.is_full:
             self.rows.append(receipt)
+
+    def _count(self, status: str, rows: int) -> None:
+        if status != "lost":
+            name = _COUNTERS.get(status, "done")
+            setattr(self, name, getattr(self, name) + rows)
 
     @property
     def is_full(self) -> bool:

@@ -4,7 +4,7 @@ import re
 
 from vidcomp.errors import ConfigError
 
-__all__ = ["format_bytes", "parse_bytes", "parse_seconds"]
+__all__ = ["format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
 
 _BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -42,3 +42,11 @@ def format_bytes(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in seconds, minutes or hours, whichever tells it in few digits."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

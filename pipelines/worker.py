@@ -1,11 +1,10 @@
 """The embedded engine with its recipe, its store and its error records: items in, receipts out."""
 
-import platform
+import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict
-from importlib import metadata
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -18,11 +17,12 @@ from vidcomp.store.storage import Storage
 
 from .engine import Done, Engine, Failed, Waits
 from .inputs import Item
-from .records import ErrorLog, ErrorRecord
+from .provenance import versions
+from .records import ErrorLog, ErrorRecord, cause_of, now
 from .run_options import Options
 from .summary import Receipt, done_receipt, failed_receipt
 
-__all__ = ["Runner", "Worker", "is_current", "versions"]
+__all__ = ["Runner", "Worker", "is_current"]
 
 
 class Runner(Protocol):
@@ -186,7 +186,7 @@ class Worker:
         if self._options.on_error == "raise" or self._is_fatal(outcome):
             raise outcome.error
         receipt = failed_receipt(outcome)
-        self._record(receipt, outcome.item.source)
+        self._record(outcome, receipt)
         return receipt
 
     def _is_fatal(self, failed: Failed) -> bool:
@@ -194,8 +194,9 @@ class Worker:
         wrong_settings = isinstance(failed.error, ConfigError) and not self._num_done
         return wrong_settings or isinstance(failed.error, MissingExtraError)
 
-    def _record(self, receipt: Receipt, source: SourceId | None) -> None:
-        before = self._log.get(receipt.key)
+    def _record(self, failed: Failed, receipt: Receipt) -> None:
+        before, cause = self._log.get(receipt.key), cause_of(failed.error)
+        source = failed.item.source
         self._log.add(
             ErrorRecord(
                 key=receipt.key,
@@ -206,6 +207,13 @@ class Worker:
                 source=None if source is None else asdict(source),
                 fingerprint=self.fingerprint,
                 attempts=1 if before is None else before.attempts + 1,
+                details=cause.details,
+                exit_code=cause.exit_code,
+                signal=cause.signal,
+                run=self._options.run_id,
+                host=socket.gethostname(),
+                time=now(),
+                versions=self._versions,
             )
         )
 
@@ -215,17 +223,6 @@ def is_current(source: SourceId | None, known: SourceId | None) -> bool:
     changed.
     """
     return source is None or known is None or source.matches(known)
-
-
-def versions() -> dict[str, str]:
-    """Library versions that touched the numbers: provenance, not part of the fingerprint."""
-    found = {"python": platform.python_version()}
-    for package in ("vidcomp", "torch", "transformers", "av", "decord"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _meta(done: Done, prepared: Prepared) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""What runs left in a cache besides tokens: ``vidcomp errors`` and ``vidcomp cache runs``."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vidcomp.errors import StoreMissError
+from vidcomp.store import open_cache, open_storage
+from vidcomp.store.storage import Storage
+
+from .output import format_table, print_json, printable
+from .records import ErrorLog, ErrorRecord
+from .runs import read_runs
+from .units import format_seconds
+
+__all__ = ["list_errors", "list_runs", "reason"]
+
+_KEYS = 5
+"""Of a reason that many items share."""
+_HEADER = ("run", "state", "part", "rows", "done", "cached", "failed", "lost", "time", "host")
+
+
+def list_errors(folder: str, *, clear: bool, as_json: bool) -> int:
+    """``vidcomp errors``."""
+    log = ErrorLog(_storage(folder, "errors"))
+    if clear:
+        count = log.clear()
+        if as_json:
+            print_json({"cleared": count})
+        else:
+            click.echo(f"forgot {count} failed items: the next run tries them again")
+        return 0
+    if as_json:
+        print_json([asdict(record) for record in log])
+        return 0
+    count, groups = 0, _grouped(log)
+    for records in groups:
+        count += len(records)
+        for line in _lines(records):
+            click.echo(printable(line))
+    kinds = f", {len(groups)} reasons (--json tells all about each)" if count else ""
+    click.echo(f"{count} failed items{kinds}")
+    return 0
+
+
+def list_runs(folder: str, *, newest: int, as_json: bool) -> int:
+    """``vidcomp cache runs``."""
+    runs = read_runs(_storage(folder, "runs"), newest)
+    if as_json:
+        print_json(list(runs))
+        return 0
+    rows = [_row(run) for run in runs]
+    if rows:
+        click.echo(format_table(_HEADER, rows))
+    more = f" (the newest; --limit N for more than {newest})" if len(rows) == newest else ""
+    click.echo(f"{len(rows)} runs{more}")
+    return 0
+
+
+def reason(record: ErrorRecord) -> str:
+    """What failures of one kind have in common: the message without the file's name."""
+    text = record.message
+    for name in sorted({record.path, record.key}, key=len, reverse=True):
+        if name:
+            text = text.replace(name, "FILE")
+    return f"{record.stage}: {text}"
+
+
+def _storage(folder: str, what: str) -> Storage:
+    """The store of a folder or URL that there is."""
+    storage = open_storage(folder)
+    if isinstance(storage.path, Path) and not storage.path.is_dir():
+        raise StoreMissError(f"there is no folder {folder}: pass the one given to extract --out")
+    if not storage.is_local and not (storage.names(what, ".json") or storage.folders(what)):
+        open_cache(folder)  # tells if there is none
+    return storage
+
+
+def _grouped(records: Iterable[ErrorRecord]) -> list[list[ErrorRecord]]:
+    """Records of one reason together, numbers in it not looked at; the most frequent first."""
+    groups: dict[str, list[ErrorRecord]] = {}
+    for record in records:
+        groups.setdefault(re.sub(r"\d+", "0", reason(record)), []).append(record)
+    for group in groups.values():
+        group.sort(key=lambda record: record.key)
+    return sorted(groups.values(), key=lambda group: (-len(group), group[0].key))
+
+
+def _lines(records: list[ErrorRecord]) -> list[str]:
+    first = records[0]
+    if len(records) == 1:
+        return [f"{first.key}: {first.stage}: {first.message}{_attempts(first)}"]
+    lines = [f"{len(records)} x {reason(first)}"]
+    lines += [f"    {record.key}{_attempts(record)}" for record in records[:_KEYS]]
+    if len(records) > _KEYS:
+        lines.append(f"    ... and {len(records) - _KEYS} more")
+    return lines
+
+
+def _attempts(record: ErrorRecord) -> str:
+    return f" ({record.attempts} attempts)" if record.attempts > 1 else ""
+
+
+def _row(run: dict[str, Any]) -> tuple[Any, ...]:
+    """Counts of the end, else those of a minute ago, else what was planned."""
+    planned, shard = run.get("planned") or {}, run.get("shard") or {}
+    counts = run.get("summary") or run.get("so_far") or {}
+    seconds = (run.get("summary") or {}).get("seconds")
+    return (
+        run["id"],
+        run["state"],
+        f"{shard['index']}/{shard['count']}" if shard else "all",
+        planned.get("rows"),
+        counts.get("done"),
+        counts.get("cached", planned.get("cached")),
+        counts.get("failed"),
+        counts.get("lost") if run["state"] != "running" else None,
+        None if seconds is None else format_seconds(seconds),
+        (run.get("machine") or {}).get("host", ""),
+    )
