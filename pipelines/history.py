@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ def list_errors(folder: str, *, clear: bool, as_json: bool) -> int:
     if as_json:
         print_json([asdict(record) for record in log])
         return 0
-    count, groups = 0, _grouped(log)
-    for records in groups:
-        count += len(records)
-        for line in _lines(records):
+    groups = _grouped(log)
+    count = sum(len(group.keys) for group in groups)
+    for group in groups:
+        for line in _lines(group):
             click.echo(printable(line))
     kinds = f", {len(groups)} reasons (--json tells all about each)" if count else ""
     click.echo(f"{count} failed items{kinds}")
@@ -80,29 +80,36 @@ def _storage(folder: str, what: str) -> Storage:
     return storage
 
 
-def _grouped(records: Iterable[ErrorRecord]) -> list[list[ErrorRecord]]:
+@dataclass(slots=True)
+class _Group:
+    """Failures of one reason."""
+
+    first: ErrorRecord
+    keys: list[str] = field(default_factory=list)
+    """Each with its number of attempts, if there were several."""
+
+
+def _grouped(records: Iterable[ErrorRecord]) -> list[_Group]:
     """Records of one reason together, numbers in it not looked at; the most frequent first."""
-    groups: dict[str, list[ErrorRecord]] = {}
+    groups: dict[str, _Group] = {}
     for record in records:
-        groups.setdefault(re.sub(r"\d+", "0", reason(record)), []).append(record)
+        group = groups.setdefault(re.sub(r"\d+", "0", reason(record)), _Group(record))
+        times = f" ({record.attempts} attempts)" if record.attempts > 1 else ""
+        group.keys.append(f"{record.key}{times}")
     for group in groups.values():
-        group.sort(key=lambda record: record.key)
-    return sorted(groups.values(), key=lambda group: (-len(group), group[0].key))
+        group.keys.sort()
+    return sorted(groups.values(), key=lambda group: (-len(group.keys), group.keys[0]))
 
 
-def _lines(records: list[ErrorRecord]) -> list[str]:
-    first = records[0]
-    if len(records) == 1:
-        return [f"{first.key}: {first.stage}: {first.message}{_attempts(first)}"]
-    lines = [f"{len(records)} x {reason(first)}"]
-    lines += [f"    {record.key}{_attempts(record)}" for record in records[:_KEYS]]
-    if len(records) > _KEYS:
-        lines.append(f"    ... and {len(records) - _KEYS} more")
+def _lines(group: _Group) -> list[str]:
+    first, keys = group.first, group.keys
+    if len(keys) == 1:
+        times = keys[0].removeprefix(first.key)
+        return [f"{first.key}: {first.stage}: {first.message}{times}"]
+    lines = [f"{len(keys)} x {reason(first)}", *(f"    {key}" for key in keys[:_KEYS])]
+    if len(keys) > _KEYS:
+        lines.append(f"    ... and {len(keys) - _KEYS} more")
     return lines
-
-
-def _attempts(record: ErrorRecord) -> str:
-    return f" ({record.attempts} attempts)" if record.attempts > 1 else ""
 
 
 def _row(run: dict[str, Any]) -> tuple[Any, ...]:

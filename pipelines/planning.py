@@ -12,6 +12,7 @@ from vidcomp.store import SourceId, TokenCache
 from vidcomp.store.storage import Storage, open_storage
 
 from .inputs import Item, source_id
+from .live import resumed
 from .records import ErrorLog, ErrorRecord
 from .run_options import Options
 from .summary import Receipt
@@ -64,7 +65,9 @@ def make_plan(
     storage = open_storage(out)
     cache, log = _open(storage, recipe), ErrorLog(storage)
     plan, missing = Plan(cache=cache), []
-    for item in _identified(items, content=options.content_identity):
+    plan.todo.extend(resumed(item, cache) for item in items if item.live is not None)
+    files = [item for item in items if item.live is None]
+    for item in _identified(files, content=options.content_identity):
         is_there = cache is not None and not options.overwrite and item.key in cache
         if cache is not None and is_there and is_current(item.source, cache.info(item.key).source):
             plan.cached.append(item)

@@ -5,7 +5,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,12 +93,16 @@ class ErrorLog:
         return self._load(name) if name in self._names else None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, ErrorRecord]:
-        """The records of those of ``keys`` that failed last time."""
+        """The records of those of ``keys`` that failed last time, without their details."""
         if not self._names:
             return {}
         names = [name for name in map(_name, keys) if name in self._names]
         found = read_all(self._storage, names, self._load)
-        return {record.key: record for record in found if record is not None}
+        return {
+            record.key: replace(record, details="", versions=None)
+            for record in found
+            if record is not None
+        }
 
     def add(self, record: ErrorRecord) -> None:
         """Keep a record, replacing the key's older one; the file appears whole or not at all.

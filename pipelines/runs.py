@@ -119,7 +119,7 @@ class RunRecord(Watcher):
             "argv": [without_secrets(arg) for arg in sys.argv],
             "planned": self._planned,
             "shard": None if self._shard is None else asdict(self._shard),
-            "options": asdict(self._options),
+            "options": _without(asdict(self._options), "run_id"),
             "recipe": _recipe_entry(self._recipe, self._name) | {"fingerprint": runner.fingerprint},
             "weights": dict(runner.weights),
             "store": {"path": str(self._storage.path), "format": FORMAT_VERSION},
@@ -201,6 +201,10 @@ def _is_running(record: dict[str, Any]) -> bool:
     except (KeyError, ValueError):
         return False
     return (datetime.now(UTC) - last).total_seconds() < _SILENT_S
+
+
+def _without(entries: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in entries.items() if k != name}
 
 
 def _recipe_entry(recipe: Recipe, name: str) -> dict[str, Any]:

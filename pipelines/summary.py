@@ -1,11 +1,12 @@
 """What a run did: counts, the first rows, the failures."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidcomp.errors import VidcompError
 
-from .engine import Done, Failed
+if TYPE_CHECKING:
+    from .engine import Done, Failed
 
 __all__ = ["Receipt", "Summary", "done_receipt", "failed_receipt", "sentence"]
 
@@ -169,7 +170,7 @@ def sentence(error: Exception) -> str:
     return text if isinstance(error, VidcompError) else f"{type(error).__name__}: {text}"
 
 
-def done_receipt(done: Done) -> Receipt:
+def done_receipt(done: "Done") -> Receipt:
     """Of an item whose record is written."""
     return Receipt(
         key=done.item.key,
@@ -183,7 +184,7 @@ def done_receipt(done: Done) -> Receipt:
     )
 
 
-def failed_receipt(failed: Failed) -> Receipt:
+def failed_receipt(failed: "Failed") -> Receipt:
     """Of an item that gave no record."""
     return Receipt(
         key=failed.item.key,

@@ -4,10 +4,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .engine import Waits
 from .summary import Receipt, Summary
 
 if TYPE_CHECKING:
+    from .engine import Waits
     from .planning import Plan
     from .worker import Runner
 
@@ -33,7 +33,7 @@ class Watcher:
     def begun(self, runner: "Runner") -> None:
         """All is loaded and the first item is about to be begun; not told if there is none."""
 
-    def receipt(self, receipt: Receipt, waits: Waits) -> None:
+    def receipt(self, receipt: Receipt, waits: "Waits") -> None:
         """An item is over, and counted in the summary; ``waits`` of the run so far."""
 
     def draining(self, signal: str) -> None:
@@ -71,7 +71,7 @@ class Watchers(Watcher):
         self._thread = threading.Thread(target=self._beats, daemon=True, name="vidcomp-beat")
         self._thread.start()
 
-    def receipt(self, receipt: Receipt, waits: Waits) -> None:
+    def receipt(self, receipt: Receipt, waits: "Waits") -> None:
         """Tell all."""
         for watcher in self._watchers:
             watcher.receipt(receipt, waits)
