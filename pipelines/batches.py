@@ -27,7 +27,8 @@ class Chunk(NamedTuple):
 class Batches:
     """Encodes chunks together; what fails together is tried in halves, down to the culprit.
 
-    A device without enough memory is asked for half as much, from then on.
+    A device without enough memory is asked for half as much, from then on, unless it lacked the
+    memory for a single video only.
 
     Args:
         max_frames: of one call of the encoder; it makes passes of its own ``batch_size``.
@@ -45,6 +46,22 @@ class Batches:
         """
         if not chunks:
             return []
+        encoder = prepared.encoder
+        before = self.max_frames, encoder.batch_size
+        results = self._encode(prepared, chunks)
+        if any(isinstance(r, Exception) and is_out_of_memory(r) for r in results):
+            # For such a video no batch is small enough, which tells nothing about the others.
+            self.max_frames, encoder.batch_size = before
+        elif (self.max_frames, encoder.batch_size) != before:
+            _log.warning(
+                "the device ran out of memory: from now on at most %d frames are encoded together, "
+                "in passes of at most %d",
+                self.max_frames,
+                encoder.batch_size,
+            )
+        return results
+
+    def _encode(self, prepared: Prepared, chunks: Sequence[Chunk]) -> list[VideoTokens | Exception]:
         try:
             return [*prepared.encode([c.frames for c in chunks], [c.keep for c in chunks])]
         except Exception as error:  # noqa: BLE001  # told apart below, down to single chunks
@@ -52,30 +69,27 @@ class Batches:
         _raise_if_device_failed(reason)
         if is_out_of_memory(reason):
             release_memory()
-            if len(chunks) == 1 and not self._shrink_passes(prepared):
+            if len(chunks) == 1 and not self._shrink_passes(prepared, len(chunks[0].frames)):
                 return [reason]
             self._shrink(chunks)
         elif len(chunks) == 1:
             return [reason]
         half = (len(chunks) + 1) // 2
         parts = [chunks] if len(chunks) == 1 else [chunks[:half], chunks[half:]]
-        return [result for part in parts for result in self.encode(prepared, part)]
+        return [result for part in parts for result in self._encode(prepared, part)]
 
     def _shrink(self, chunks: Sequence[Chunk]) -> None:
         """From now on at most half as many frames together as these."""
         self.max_frames = max(1, min(self.max_frames, sum(len(c.frames) for c in chunks) // 2))
-        _log.warning(
-            "the device ran out of memory: at most %d frames are encoded together from now on",
-            self.max_frames,
-        )
 
     @staticmethod
-    def _shrink_passes(prepared: Prepared) -> bool:
-        """Halve what the encoder runs at once; whether that was possible."""
+    def _shrink_passes(prepared: Prepared, num_frames: int) -> bool:
+        """Halve what the encoder ran at once of so many frames; whether that was possible."""
         encoder = prepared.encoder
-        if encoder.batch_size <= encoder.frames_multiple:
+        num_frames = min(num_frames, encoder.batch_size)
+        if num_frames <= encoder.frames_multiple:
             return False
-        encoder.batch_size = max(encoder.frames_multiple, encoder.batch_size // 2)
+        encoder.batch_size = max(encoder.frames_multiple, num_frames // 2)
         return True
 
 
