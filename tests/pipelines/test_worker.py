@@ -228,7 +228,7 @@ def test_the_first_failure_can_end_the_run(items, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     bad = expand([str(tmp_path / "bad.mp4")])
     options = Options(workers=1, isolation="thread", on_error="raise")
-    with pytest.raises(DecodeError, match="bad.mp4"):
+    with pytest.raises(DecodeError, match=r"bad\.mp4"):
         work(tmp_path / "cache", [*items[:1], *bad, *items[1:]], options)
 
 
