@@ -66,6 +66,7 @@ class _Host:
     is_dry: bool = False
     """All that it has is begun."""
     waits: Waits = field(default_factory=Waits)
+    started: Started | None = None
 
 
 class Driver:
@@ -112,6 +113,11 @@ class Driver:
     def drain(self, grace_s: float) -> None:
         """Begin no more items; takes no lock, a signal's handler may call it."""
         self._grace_s = grace_s
+
+    @property
+    def at_work(self) -> list[Started]:
+        """The hosts that are ready and have not ended."""
+        return [host.started for host in self._hosts.values() if host.started is not None]
 
     @property
     def is_draining(self) -> bool:
@@ -243,7 +249,7 @@ class Driver:
             self.started = self.started or what
             self._start_s = max(_LEAST_START_S, now - host.since)
             self._num_failed = 0
-            host.phase, host.since, host.moved = "ready", now, now
+            host.phase, host.since, host.moved, host.started = "ready", now, now, what
             host.pace = Pace(self._rules.readers, now)
         elif isinstance(what, Report):
             yield from self._reported(event.host, host, what)

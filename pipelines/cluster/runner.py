@@ -129,6 +129,11 @@ class RayRunner:
         """What the time of an actor went to, on average over those at work."""
         return self._driver.waits
 
+    @property
+    def actors(self) -> list[Started]:
+        """Those that are at work now."""
+        return self._driver.at_work
+
     def __enter__(self) -> Self:
         return self
 
