@@ -10,24 +10,27 @@ written ends the run.
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from vidcomp.api import Arriving, Prepared
-from vidcomp.errors import VidcompError
+from vidcomp.api import Prepared
 from vidcomp.sample.decode import Backend, stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
-from vidcomp.types import Frames, Source, VideoTokens
+from vidcomp.types import Frames
 
-from .batches import Batches, Chunk, is_out_of_memory, release_memory
+from .batches import Batches, Chunk
 from .inputs import Item
+from .live import Closed, Opened, follow, live_settings
+from .outcomes import Done, Failed, Followed, Open, finish
 from .queues import ByteQueue, WriterThread
 
-__all__ = ["Done", "Engine", "Failed", "Waits"]
+__all__ = ["Done", "Engine", "Failed", "Followed", "Waits"]
 
 _TICK_S = 0.5
 """How often a run that waits looks whether its time is up."""
+_LINGER_S = 7.0
+"""How long a run that drains waits for frames that a live source has sent already."""
 
 
 @dataclass(slots=True)
@@ -44,55 +47,25 @@ class Waits:
     """The encoder worked, and compressed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """An item that gave no record."""
-
-    item: Item
-    stage: str
-    """decode, encode, compress or write."""
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """An item's tokens, ready to be written."""
-
-    item: Item
-    video: VideoTokens
-    num_frames: int
-    num_seconds: float
-    """Length of the sampled range."""
-    num_tokens_in: int
-    seconds: float
-    """From the start of decoding to the compressed tokens."""
-    source: Source | None
-    """What was read, and how."""
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    """A video whose chunks are arriving."""
-
-    item: Item
-    tokens: Arriving
-    started: float = field(default_factory=time.perf_counter)
-    is_over: bool = False
-    """Its outcome is known, or another attempt takes its place: what still arrives is dropped."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Event:
     """What a reader hands on: a chunk, the end of an item, or its error."""
 
-    video: _Open
+    video: Open
     frames: Frames | None = None
     error: Exception | None = None
+    is_end: bool = False
+    """A live source is over; its windows have ended before."""
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the pixels."""
         return 0 if self.frames is None else self.frames.data.nbytes
+
+    def outcome(self) -> Done | Failed | Followed:
+        """What becomes of an item of which nothing more arrives."""
+        item = self.video.item
+        return Followed(item=item) if self.is_end else finish(self.video, self.error)
 
 
 class Engine:
@@ -133,6 +106,9 @@ class Engine:
                 reader.start()  # children warm up while the model loads
         self.waits = Waits()
         self._drain_by: float | None = None
+        self._linger_until = 0.0
+        self._stall_s = stall_s
+        self._following: list[DecodeWorker] = []  # those that read a source without an end
 
     def __enter__(self) -> "Engine":
         return self
@@ -151,7 +127,15 @@ class Engine:
 
         Takes no lock: a signal's handler may call it.
         """
-        self._drain_by = time.monotonic() + grace_s
+        now = time.monotonic()
+        self._linger_until = now + min(_LINGER_S, grace_s / 2)
+        self._drain_by = now + grace_s
+
+    def _let_go(self) -> None:
+        """End the wait for live sources that send nothing more, so that windows can be closed."""
+        if self.is_draining and time.monotonic() > self._linger_until:
+            for reader in [*self._following]:
+                reader.close()
 
     @property
     def is_draining(self) -> bool:
@@ -167,7 +151,7 @@ class Engine:
         prepared: Prepared,
         items: Iterable[Item],
         write: Callable[[Done], None],
-    ) -> Generator[Done | Failed, None, None]:
+    ) -> Generator[Done | Failed | Followed, None, None]:
         """Outcomes as they come, in no fixed order; ``Done`` ones are written and durable-to-be.
 
         Closing the iterator stops the run: what is in flight is dropped, what was written stays.
@@ -219,6 +203,9 @@ class Engine:
         """Read one item after another, as long as there are any."""
         try:
             while not queue.closed and (item := lease.next()) is not None:
+                if item.live is not None:
+                    self._read_live(reader, prepared, item, queue)
+                    continue
                 for last in (False, True):
                     error = self._read_one(reader, prepared, item, queue, last=last)
                     if error is None:
@@ -244,7 +231,7 @@ class Engine:
         request = prepared.request(
             item.path, start_s=item.start_s, end_s=item.end_s, backend=self._backend
         )
-        video = _Open(item, prepared.gather(request))
+        video = Open(item, prepared.gather(request))
         try:
             for frames in stream_frames(request) if reader is None else reader.frames(request):
                 if not self._put(queue, _Event(video, self._ready(prepared, frames))):
@@ -258,6 +245,40 @@ class Engine:
             return None
         self._put(queue, _Event(video))
         return None
+
+    def _read_live(
+        self,
+        reader: DecodeWorker | None,
+        prepared: Prepared,
+        item: Item,
+        queue: ByteQueue[_Event],
+    ) -> None:
+        """Hand on a source's windows, each as a video, until the source or the run ends."""
+        settings = live_settings(item, prepared, self._stall_s)
+        request = prepared.request(item.path, live=settings)
+        video: Open | None = None
+        read = stream_frames if reader is None else reader.frames
+        steps = follow(item, request, read, lambda: self.is_draining or queue.closed)
+        self._following += [reader] if reader is not None else []
+        try:
+            for step in steps:
+                if isinstance(step, Opened):
+                    video = Open(step.item, prepared.gather(step.request))
+                    continue
+                assert video is not None  # noqa: S101  # a window is opened before all else
+                if isinstance(step, Closed):
+                    video.item, video.damage = step.item, step.damage
+                    self._put(queue, _Event(video))
+                elif not self._put(queue, _Event(video, self._ready(prepared, step))):
+                    return
+                del step  # memory of frames goes back as soon as they are encoded
+            if not self.is_draining:
+                self._put(queue, _Event(Open(item, prepared.gather(request)), is_end=True))
+        except Exception as error:  # noqa: BLE001  # any failure of a source is that item's outcome
+            self._put(queue, _Event(Open(item, prepared.gather(request)), error=error))
+        finally:
+            steps.close()
+            self._following = [other for other in self._following if other is not reader]
 
     def _ready(self, prepared: Prepared, frames: Frames) -> Frames:
         """In memory that a device can fetch while it works."""
@@ -278,6 +299,7 @@ class Engine:
 
         Nothing, after a moment without frames: what was written meanwhile can be told.
         """
+        self._let_go()
         started = time.perf_counter()
         first = queue.get(_TICK_S)
         self.waits.decode_wait_s += time.perf_counter() - started
@@ -291,7 +313,7 @@ class Engine:
 
     def _encode(
         self, prepared: Prepared, batch: list[_Event], writer: WriterThread[Done]
-    ) -> Iterator[Failed]:
+    ) -> Iterator[Failed | Followed]:
         """Encode a batch's chunks, and end the videos that are complete."""
         started, waited = time.perf_counter(), 0.0
         events, chunks = [], []
@@ -302,7 +324,7 @@ class Engine:
                 chunks.append(Chunk(event.frames, event.video.tokens.keep(event.frames)))
                 events.append(event)
             except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
-                yield _fail(event.video, "encode", error)
+                yield event.video.fail("encode", error)
         results = self._batches.encode(prepared, chunks)
         for event, chunk, result in zip(events, chunks, results, strict=True):
             if event.video.is_over:
@@ -312,12 +334,15 @@ class Engine:
                     raise result
                 event.video.tokens.add(chunk.frames, result)
             except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
-                yield _fail(event.video, "encode", error)
+                yield event.video.fail("encode", error)
         for event in batch:
             if event.frames is None and not event.video.is_over:
-                event.video.is_over = True
-                outcome = _finish(event)
-                if isinstance(outcome, Failed):
+                outcome = (
+                    finish(event.video, event.error)
+                    if not event.is_end
+                    else (Followed(item=event.video.item))
+                )
+                if isinstance(outcome, Failed | Followed):
                     yield outcome
                 else:
                     waiting = time.perf_counter()
@@ -344,53 +369,6 @@ class _Lease:
 
 def _num_frames(event: _Event) -> int:
     return 0 if event.frames is None else len(event.frames)
-
-
-def _fail(video: _Open, stage: str, error: Exception) -> Failed:
-    video.is_over = True
-    return Failed(item=video.item, stage=stage, error=error)
-
-
-def _finish(event: _Event) -> Done | Failed:
-    """Compress a video whose last chunk has been encoded."""
-    item, video = event.video.item, event.video.tokens
-    if event.error is not None:
-        return Failed(item=item, stage="decode", error=event.error)
-    if not video.num_frames:
-        empty = VidcompError(f"{item.path} gave no frames: check the file and the time range")
-        return Failed(item=item, stage="decode", error=empty)
-    try:
-        small = _reduced(video)
-    except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
-        return Failed(item=item, stage="compress", error=error)
-    return Done(
-        item=item,
-        video=small,
-        num_frames=video.num_frames,
-        num_seconds=video.num_seconds,
-        num_tokens_in=video.num_tokens,
-        seconds=time.perf_counter() - event.video.started,
-        source=video.source,
-    )
-
-
-def _reduced(video: Arriving) -> VideoTokens:
-    """Compressed, on the CPU; tried twice if the device's memory is full of other things."""
-    try:
-        return video.reduce().to("cpu")
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    release_memory()
-    try:
-        return video.reduce().to("cpu")
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise VidcompError(
-            f"memory ran out while {video.num_tokens} tokens were compressed: set "
-            f"compress.stream=true, sample fewer frames, or use a device with more memory"
-        ) from error
 
 
 def _close_after(readers: list[threading.Thread], queue: ByteQueue[_Event]) -> None:

@@ -17,6 +17,7 @@ from vidcomp.store.storage import Storage, open_storage
 
 from .engine import Waits
 from .inputs import Item
+from .live import check_live
 from .planning import Plan, cached_receipt, make_plan
 from .records import ErrorRecord
 from .run_options import Options
@@ -38,7 +39,7 @@ _HEAVY = 0.02
 
 def extract(
     items: Sequence[Item],
-    out: str | Path,
+    out: str | Path | Storage,
     recipe: Recipe,
     *,
     recipe_name: str = "recipe",
@@ -65,6 +66,7 @@ def extract(
     """
     options = options or Options()
     options = replace(options, run_id=options.run_id or new_run_id())
+    options = check_live(items, recipe, options)
     storage = open_storage(out)
     record = RunRecord(storage, recipe, recipe_name, options, shard)
     watch = Watchers((record, *watchers))
@@ -131,6 +133,9 @@ def _run(
     todo = _heavy_first(list(waiting.values()), options.num_workers)
     with stops_on_signals(runner.drain) as stop, closing(runner.run(todo)) as receipts:
         for receipt in receipts:
+            if receipt.status == "ended":  # all of its windows were told
+                summary.planned -= waiting.pop(receipt.key).rows
+                continue
             if waiting.pop(receipt.key, None) is None:
                 if receipt.key not in rows:
                     summary.planned += 1  # an item that came up on the way

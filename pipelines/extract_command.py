@@ -20,6 +20,18 @@ __all__ = ["extract"]
 @click.option("--start", type=float, help="Start of the range, in seconds.")
 @click.option("--end", type=float, help="End of the range, in seconds.")
 @click.option(
+    "--window",
+    metavar="SECONDS",
+    help="A record for every so many seconds (60, 10m, 1h) of each video.  [default with --live: "
+    "60]",
+)
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Follow the inputs until they end: rtsp:// and other addresses, named pipes, files that "
+    "are being written.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(min=1),
     metavar="N",

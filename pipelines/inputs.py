@@ -17,11 +17,29 @@ from vidcomp.data.tables import read_rows
 from vidcomp.errors import ConfigError
 from vidcomp.store import SourceId
 
-__all__ = ["Item", "Manifest", "expand", "source_id"]
+__all__ = ["Item", "LiveInput", "Manifest", "expand", "source_id"]
 
 _log = logging.getLogger(__name__)
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveInput:
+    """How an item is followed that has no end yet; each of its windows is a record."""
+
+    name: str
+    """Key of the item that is followed; its windows have others."""
+    address: str
+    """What is opened, with the password if there is one."""
+    window_s: float
+    """Length of a record, in seconds."""
+    is_file: bool = False
+    """A file that is written, and no pipe or address."""
+    base: str = ""
+    """Name of the records before their ranges; empty: made when the source is opened."""
+    resume_s: float = 0.0
+    """Where records that are there end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +56,8 @@ class Item:
     """Identity of the file when the run was planned, if it is known."""
     rows: int = 1
     """Rows of the inputs that name it; each of them is counted."""
+    live: LiveInput | None = None
+    """For a source without an end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from vidcomp.store.storage import open_storage
 
 from .extract import extract
 from .inputs import Item, Manifest, expand
+from .live import live_items
 from .logfile import EventLog
 from .output import format_plan, format_summary, print_json, printable
 from .planning import Plan, make_plan
@@ -25,6 +26,7 @@ from .shards import Shard, choose_shard
 from .summary import Summary
 from .units import parse_seconds
 from .watching import Watcher
+from .windows import parse_window, split
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
 
@@ -48,7 +50,7 @@ def run_extract(options: dict[str, Any]) -> int:
         if options["log_file"] is not None and not options["dry_run"]:
             log = EventLog(options["log_file"], run=settings.run_id, shard=shard)
             watchers.append(stack.enter_context(log))
-        items = _items(options, shard)
+        items = _items(options, shard, settings)
         if options["dry_run"]:
             plan = make_plan(items, options["out"], recipe, settings)
             return _report_plan(plan, recipe, shard, options)
@@ -149,7 +151,9 @@ def _failure_limits(text: str | None) -> tuple[int | None, float | None]:
     )
 
 
-def _items(options: dict[str, Any], shard: Shard | None) -> list[Item]:
+def _items(options: dict[str, Any], shard: Shard | None, settings: Options) -> list[Item]:
+    if options["live"]:
+        return _live_items(options)
     manifest = None
     if options["manifest"] is not None:
         manifest = Manifest(
@@ -162,7 +166,19 @@ def _items(options: dict[str, Any], shard: Shard | None) -> list[Item]:
         end_s=options["end"],
         limit=options["limit"],
     )
-    return items if shard is None else shard.of(items)
+    items = items if shard is None else shard.of(items)
+    if options["window"] is None:
+        return items
+    return split(items, parse_window(options["window"]), settings)
+
+
+def _live_items(options: dict[str, Any]) -> list[Item]:
+    for name in ("manifest", "start", "end", "limit", "shard", "overwrite"):
+        if options[name]:
+            raise ConfigError(
+                f"--live follows inputs from now on, or behind what is there: leave --{name} out"
+            )
+    return live_items(options["inputs"], parse_window(options["window"] or "60"))
 
 
 def _report_plan(plan: Plan, recipe: Recipe, shard: Shard | None, options: dict[str, Any]) -> int:

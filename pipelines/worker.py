@@ -1,6 +1,8 @@
 """The embedded engine with its recipe, its store and its error records: items in, receipts out."""
 
+import math
 import socket
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -15,14 +17,18 @@ from vidcomp.functional.resize import Resize
 from vidcomp.store import CacheWriter, SourceId
 from vidcomp.store.storage import Storage
 
-from .engine import Done, Engine, Failed, Waits
+from .engine import Engine, Waits
 from .inputs import Item
+from .outcomes import Done, Failed, Followed
 from .provenance import versions
 from .records import ErrorLog, ErrorRecord, cause_of, now
 from .run_options import Options
 from .summary import Receipt, done_receipt, failed_receipt
 
 __all__ = ["Runner", "Worker", "is_current"]
+
+_SEAL_S = 10.0
+"""Windows of many live sources that end within so many seconds share a shard."""
 
 
 class Runner(Protocol):
@@ -106,6 +112,7 @@ class Worker:
         self._committed = self._writer.committed()
         self._there: deque[Receipt] = deque()
         self._num_done = 0
+        self._sealed_at = -math.inf
 
     @property
     def waits(self) -> Waits:
@@ -178,8 +185,19 @@ class Worker:
         key, meta = done.item.key, _meta(done, self._prepared)
         self._writer.add(key, done.video, {**meta, "versions": self._versions}, done.item.source)
         self._log.discard(key)
+        if done.item.live is not None:
+            self._log.discard(done.item.live.name)
+            self._seal_window(done.item.live.window_s)
 
-    def _receipt(self, outcome: Done | Failed) -> Receipt:
+    def _seal_window(self, window_s: float) -> None:
+        """Show a window to readers no later than its own length after it was written."""
+        if time.monotonic() - self._sealed_at >= min(_SEAL_S, 0.5 * window_s):
+            self._writer.seal()
+            self._sealed_at = time.monotonic()
+
+    def _receipt(self, outcome: Done | Failed | Followed) -> Receipt:
+        if isinstance(outcome, Followed):
+            return Receipt(key=outcome.item.key, path=outcome.item.path, status="ended")
         if isinstance(outcome, Done):
             self._num_done += 1
             return done_receipt(outcome)

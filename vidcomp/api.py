@@ -19,7 +19,7 @@ from vidcomp.gathering import Arriving, Gathered, Streamed
 from vidcomp.llm.asking import ask
 from vidcomp.registry import COMPRESSORS, ENCODERS, PROJECTORS, SAMPLERS, SELECTORS
 from vidcomp.sample.base import Sampler
-from vidcomp.sample.decode import Backend, DecodeRequest, stream_frames
+from vidcomp.sample.decode import Backend, DecodeRequest, Live, stream_frames
 from vidcomp.sample.selectors.base import FrameSelector, SelectorStream
 from vidcomp.types import Frames, Source, VideoTokens
 
@@ -126,8 +126,9 @@ class Prepared:
         start_s: float | None = None,
         end_s: float | None = None,
         backend: Backend = "auto",
+        live: Live | None = None,
     ) -> DecodeRequest:
-        """What a reader must deliver for one video or a range of it."""
+        """What a reader must deliver for one video, a range of it, or a source without an end."""
         multiple = self.encoder.frames_multiple
         return DecodeRequest(
             path=str(path),
@@ -138,6 +139,7 @@ class Prepared:
             chunk_frames=-(-_CHUNK_FRAMES // multiple) * multiple,
             on_damage=self.encoder.config.on_damage,
             backend=backend,
+            live=live,
         )
 
     def resize_of(self, source: Source, num_frames: int) -> Resize:

@@ -19,7 +19,8 @@ def ranged_key(key: str, start_s: float | None, end_s: float | None) -> str:
     """Key of the record of a time range, ``clip.mp4@1.5-3``; without a range, of the video."""
     if start_s is None and end_s is None:
         return key
-    return f"{key}@{start_s or 0:g}-{'' if end_s is None else f'{end_s:g}'}"
+    # Enough digits that two windows of a source that is followed for years differ.
+    return f"{key}@{start_s or 0:.12g}-{'' if end_s is None else f'{end_s:.12g}'}"
 
 
 class KeyMatcher:

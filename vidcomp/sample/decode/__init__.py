@@ -11,6 +11,8 @@ Each file is scanned once (packets only), then decoded by the backend that is ri
 decord where PyAV fails and decord's own table of frames agrees with the scan; ``Source.backend``
 says which it was.  Only the file that was named is opened:
 playlists and references to other files are refused.
+
+With ``DecodeRequest.live`` a source without an end is followed instead, see ``_live``.
 """
 
 import dataclasses
@@ -23,20 +25,27 @@ from vidcomp.functional.resize import Resize, ResizeRule
 from vidcomp.sample.base import Sampler
 from vidcomp.sample.decode._assemble import Room
 from vidcomp.sample.decode._inputs import locate
-from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, OnDamage
+from vidcomp.sample.decode._live import check_sampler, follow_frames
+from vidcomp.sample.decode._live_open import LIVE_SCHEMES, is_address, shown_address
+from vidcomp.sample.decode._request import Backend, DecodeRequest, Limits, Live, OnDamage
 from vidcomp.sample.decode._scan import Pulse
 from vidcomp.sample.decode._stream import Stream
 from vidcomp.sample.decode._timeline import MiscountError, cut, remembered_scan
 from vidcomp.types import Frames
 
 __all__ = [
+    "LIVE_SCHEMES",
     "Backend",
     "DecodeRequest",
     "Limits",
+    "Live",
     "OnDamage",
     "Outline",
+    "check_sampler",
+    "is_address",
     "outline",
     "read_frames",
+    "shown_address",
     "stream_frames",
 ]
 
@@ -149,6 +158,9 @@ def stream_frames(
         MissingExtraError: the backend is not installed.
     """
     pulse = on_progress or _nothing
+    if request.live is not None:
+        yield from follow_frames(request, pulse)
+        return
     place = locate(request.path)
     try:
         scan = remembered_scan(place, request.limits.max_pixels, pulse)

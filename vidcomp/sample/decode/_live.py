@@ -89,7 +89,7 @@ def follow_frames(request: DecodeRequest, pulse: Pulse) -> Iterator[Frames]:
                 yield from windows.take(frame, start_s, decoder.faults)
         except _LostError as error:
             lost = str(error)
-        yield from windows.end(decoder.gap_s, decoder.faults)
+        yield from windows.end(decoder.stated_s or decoder.gap_s, decoder.faults)
     finally:
         opened.close()
     if lost or not windows.num_frames:
@@ -111,6 +111,8 @@ class _Decoder:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         self.gap_s = float(1 / rate)
         """Usual time between frames."""
+        self.stated_s = 0.0
+        """How long the last frame says that it is shown; 0 if it does not."""
         self.faults: list[str] = []
         """What went wrong since somebody last emptied this."""
         self._unit = float(stream.time_base or Fraction(1, 1000))
@@ -164,6 +166,7 @@ class _Decoder:
 
     def _time(self, frame: "VideoFrame") -> float:
         now = time.monotonic()
+        self.stated_s = (frame.duration or 0) * self._unit
         if self._offset_s is None:
             first_s = 0.0 if frame.pts is None else frame.pts * self._unit
             self._offset_s, self._last_s = self._origin_s - first_s, self._origin_s
@@ -234,12 +237,12 @@ class _Windows:
         if held is not None:
             yield from self._show(held, start_s, faults)
 
-    def end(self, gap_s: float, faults: list[str]) -> Iterator[Frames]:
-        """All that is left."""
+    def end(self, shown_s: float, faults: list[str]) -> Iterator[Frames]:
+        """All that is left; the last frame is shown for ``shown_s``."""
         held, self._held = self._held, None
         if held is None:
             return
-        stop_s = held.start_s + gap_s
+        stop_s = held.start_s + shown_s
         yield from self._show(held, stop_s, faults)
         window = self._window
         if window is not None and not window.data and not window.num_given:

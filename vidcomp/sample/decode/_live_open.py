@@ -152,6 +152,8 @@ class _Growing:
 
     def read(self, size: int) -> bytes:
         """See ``Feed``; waits for more."""
+        if self.is_whole:  # FFmpeg asks more than once, and must not wait each time
+            return b""
         patient_until = time.monotonic() + self._idle_s
         while not (data := self._file.read(size)):
             if time.monotonic() > patient_until:
@@ -175,10 +177,12 @@ class _Pipe:
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
         self._patience_s, self._pulse = patience_s, pulse
-        self._has_begun = self.is_whole = False
+        self._has_begun = self._is_over = self.is_whole = False
 
     def read(self, size: int) -> bytes:
         """See ``Feed``; waits for more."""
+        if self._is_over:
+            return b""
         patient_until = time.monotonic() + self._patience_s
         while time.monotonic() < patient_until:
             if self._poll.poll(1000 * _LOOK_S) and (data := self._take(size)) is not None:
@@ -187,9 +191,10 @@ class _Pipe:
                     self._pulse()
                     return data
                 if self._has_begun:
-                    self.is_whole = True
+                    self.is_whole = self._is_over = True
                     return b""
                 time.sleep(_LOOK_S)  # nobody has opened the other end yet
+        self._is_over = True
         return b""
 
     def _take(self, size: int) -> bytes | None:

@@ -151,7 +151,8 @@ class Stream:
             )
         if self._doubtful:
             damage.append(f"{len(self._doubtful)} follow an error and may show artefacts")
-        return self._scan.source(self._chain.name, "; ".join(damage))
+        source = self._scan.source(self._chain.name, "; ".join(damage))
+        return replace(source, num_sampled=len(self._rows))
 
     def _error(
         self, index: int, what: str = "cannot be decoded", advice: str = _KEEP
