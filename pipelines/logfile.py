@@ -62,9 +62,11 @@ class EventLog(Watcher):
 
     def __enter__(self) -> Self:
         logging.getLogger().addHandler(self._handler)
+        logging.captureWarnings(True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
         with suppress(OSError):
             os.close(self._fd)
