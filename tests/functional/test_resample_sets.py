@@ -30,6 +30,32 @@ def soft(grid, generator):
     return resample(video, (mix / mix.sum(1, keepdim=True)).to_sparse())
 
 
+def repeated(video, generator):
+    """Rows that are one patch each, some the same."""
+    patch = torch.randint(len(video), (2 * len(video),), generator=generator)
+    once = video.mass / patch.bincount(minlength=len(video)).clamp(min=1)
+    index = torch.stack([torch.arange(len(patch)), patch])
+    shape = (len(patch), len(video))
+    ones = torch.ones(len(patch))
+    weights = torch.sparse_coo_tensor(index, ones, shape, check_invariants=False, is_coalesced=True)
+    return replace(
+        video,
+        tokens=video.tokens[patch],
+        positions=video.positions[patch],
+        spans=video.spans[patch],
+        mass=once[patch],
+        assign=None,
+        weights=weights,
+        extras={name: extra[patch] for name, extra in video.extras.items()},
+    )
+
+
+def assert_ascending(weights):
+    """What says to be coalesced is."""
+    row, column = weights.indices()
+    assert ((row * weights.shape[1] + column).diff() > 0).all()
+
+
 def kinds(grid, generator):
     video = dense(grid, generator)
     keep = torch.rand(len(video), generator=generator) < 0.7
@@ -38,13 +64,14 @@ def kinds(grid, generator):
         "dense": video,
         "pruned": video.select(keep.nonzero().squeeze(1)),
         "soft": soft(grid, generator),
+        "repeated": repeated(video, generator),
         "unknown": replace(video, assign=None),
     }
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(["dense", "pruned", "soft", "unknown"]),
+    st.sampled_from(["dense", "pruned", "soft", "repeated", "unknown"]),
     st.integers(1, 4),
     st.integers(1, 3),
     st.integers(0, 10_000),
@@ -81,6 +108,7 @@ def test_sets_give_what_the_sparse_matrix_gives(kind, num_sets, num_new, seed):
         assert found.weights is None
     else:
         assert found.weights.is_coalesced()
+        assert_ascending(found.weights)
         torch.testing.assert_close(found.weights.to_dense(), wanted.weights.to_dense())
 
 
@@ -99,7 +127,9 @@ def test_integer_extras_are_refused():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sampled_from(["dense", "pruned", "soft"]), st.booleans(), st.integers(0, 10_000))
+@given(
+    st.sampled_from(["dense", "pruned", "soft", "repeated"]), st.booleans(), st.integers(0, 10_000)
+)
 def test_new_rows_of_two_kinds_are_those_of_all_shares(kind, holes, seed):
     generator = torch.Generator().manual_seed(seed)
     video = kinds(Grid(2, 2, 3), generator)[kind]
@@ -124,9 +154,7 @@ def test_new_rows_of_two_kinds_are_those_of_all_shares(kind, holes, seed):
         torch.testing.assert_close(found.extras[name], extra)
     assert found.weights.is_coalesced()
     torch.testing.assert_close(found.weights.to_dense(), wanted.weights.to_dense())
-    entries = found.weights.indices()
-    ascending = entries[0] * found.weights.shape[1] + entries[1]
-    assert (ascending.diff() > 0).all()
+    assert_ascending(found.weights)
 
 
 def test_places_of_large_provenance_are_kept_for_videos_of_the_same_size(monkeypatch):

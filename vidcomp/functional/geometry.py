@@ -80,8 +80,8 @@ def first_t(video: VideoTokens) -> int:
     """
     if not len(video):
         return 0
-    if video.assign is not None and bool((video.assign >= 0).any()):
-        row = int(video.assign[video.assign >= 0].min())  # the first that is not structural
+    row = -1 if video.assign is None else _lowest_row(video.assign)
+    if video.assign is not None and row >= 0:
         patch_K = (video.assign == row).nonzero().squeeze(1)
         weight_K = torch.ones_like(patch_K, dtype=torch.float32)
     elif video.weights is not None and video.weights.coalesce().values().numel():
@@ -99,6 +99,15 @@ def first_t(video: VideoTokens) -> int:
         )
     local = (patch_K // video.grid.per_frame).double().mul(weight_K.double()).sum()
     return round(float(video.positions[row, 0]) - float(local / weight_K.double().sum()))
+
+
+def _lowest_row(assign_P: Tensor) -> int:
+    """The first row that is not structural; -1 if no patch went to any."""
+    lowest = int(assign_P.min()) if len(assign_P) else -1
+    if lowest >= 0:
+        return lowest
+    kept = assign_P[assign_P >= 0]
+    return int(kept.min()) if len(kept) else -1
 
 
 def local_positions(video: VideoTokens) -> Tensor:

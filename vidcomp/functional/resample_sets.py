@@ -112,9 +112,8 @@ def _read(x_CNF: Tensor, share_CKW: Tensor, places_CKW: Tensor | None) -> Tensor
 def _spans(video: VideoTokens, rows_CN: Tensor) -> Tensor:
     """[C, 2] seconds from the first start to the last stop of each set."""
     first_C1 = rows_CN[:, :1]  # in place of rows that are missing; no set is empty
-    start_CN, stop_CN = (
-        column[torch.where(rows_CN < 0, first_C1, rows_CN)] for column in video.spans.unbind(dim=1)
-    )
+    real_CN = torch.where(rows_CN < 0, first_C1, rows_CN)
+    start_CN, stop_CN = (column[real_CN] for column in video.spans.unbind(dim=1))
     return torch.stack([start_CN.amin(dim=1), stop_CN.amax(dim=1)], dim=1)
 
 
@@ -123,6 +122,8 @@ def _weights(video: VideoTokens, rows_CN: Tensor, sources: SetSources) -> Tensor
     old = patch_weights(video) if not is_dense(video) else None
     if old is None and video.assign is None:
         return None
+    if old is not None and _is_by_patch(old, rows_CN, sources):
+        return _by_patch(old, rows_CN, sources)
     num_new, value_E = len(rows_CN) * sources.num_new, sources.values.flatten()
     index_2E, real_E = _kept_places(rows_CN, sources)
     if real_E is not None:
@@ -137,6 +138,37 @@ def _weights(video: VideoTokens, rows_CN: Tensor, sources: SetSources) -> Tensor
             is_coalesced=True,
         )
     return compose(old, index_2E[0], index_2E[1], value_E, num_new)
+
+
+def _is_by_patch(old: Tensor, rows_CN: Tensor, sources: SetSources) -> bool:
+    """Whether every old row is one patch, and new rows of a set take from all of its rows."""
+    if rows_CN.device.type != "cpu" or any(kind.places is not None for kind in sources.kinds):
+        return False
+    return torch.equal(old.indices()[0], torch.arange(len(old)))
+
+
+def _by_patch(old: Tensor, rows_CN: Tensor, sources: SetSources) -> Tensor:
+    """``_weights`` where rows of a set may be the same patch, as those of several encoders: their
+    shares are added up set by set, which takes a fraction of the time of sorting all entries.
+    """
+    patch_R, value_R, num_new = old.indices()[1], wide(old.values()), sources.num_new
+    columns, values, counts = [], [], []
+    shares_CKN = torch.cat([shares for shares, _ in sources.parts()], dim=1)
+    for rows_N, shares_KN in zip(rows_CN, shares_CKN, strict=True):
+        rows_N = rows_N[rows_N >= 0]
+        patch_U, place_N = torch.unique(patch_R[rows_N], return_inverse=True)
+        own_KN = wide(shares_KN[:, : len(rows_N)]) * value_R[rows_N]
+        values.append(own_KN.new_zeros(num_new, len(patch_U)).index_add_(1, place_N, own_KN))
+        columns.append(patch_U.repeat(num_new))
+        counts += [len(patch_U)] * num_new
+    new_E = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return torch.sparse_coo_tensor(
+        torch.stack([new_E, torch.cat(columns)]),
+        torch.cat([sums_KU.flatten() for sums_KU in values]).float(),
+        (len(counts), old.shape[1]),
+        check_invariants=False,
+        is_coalesced=True,
+    )
 
 
 def _kept_places(rows_CN: Tensor, sources: SetSources) -> _Places:
