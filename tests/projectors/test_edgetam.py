@@ -133,6 +133,27 @@ def test_one_kind_of_latents_alone_is_that_part_of_both(own: dict[str, object]) 
     torch.testing.assert_close(out.tokens, part.flatten(0, 1), **CLOSE)
 
 
+@pytest.mark.parametrize("windows", [None, (1, 1), (2, 3), (3, 4)])
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("positions", ["sine", "where"])
+def test_memory_that_is_used_again_changes_nothing(
+    windows: tuple[int, int] | None, heads: int, positions: str
+) -> None:
+    changes = {"window_grid": windows, "heads": heads, "positions": positions, "max_frames": 0}
+    projector = lively(make("edgetam_perceiver", **changes))
+    assert isinstance(projector, EdgeTamPerceiver)
+    config = projector.config
+    where = torch.randn(36, config.heads * config.dim_head)
+    video = replace(dense(Grid(3, 3, 4)), extras={"where": where.clone()})
+    learning = projector(video)
+    with torch.inference_mode():
+        first, again = projector(video), projector(video)
+    torch.testing.assert_close(first.tokens, learning.tokens, **CLOSE)
+    torch.testing.assert_close(provenance(first), provenance(learning), **CLOSE)
+    assert torch.equal(again.tokens, first.tokens)
+    assert torch.equal(video.extras["where"], where)
+
+
 def test_frames_are_told_apart_only_after_training() -> None:
     still = dense(Grid(1, 4, 4)).tokens.repeat(3, 1)
     video = VideoTokens.from_grid(still, Grid(3, 4, 4), torch.arange(6.0).view(3, 2))

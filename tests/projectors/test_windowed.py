@@ -81,6 +81,18 @@ def test_windows_gather_and_mean_their_own_patches_only() -> None:
     assert (own >= 0).sum(dim=1).tolist() == [6, 4, 6, 4]
 
 
+def test_windows_made_where_nothing_can_be_learned_serve_training_too() -> None:
+    edges = window_edges(11, 3), window_edges(13, 3)
+    with torch.inference_mode():
+        first = Windows.of(*edges, 13, torch.device("cpu"))
+    x_FPD = torch.ones(1, 143, 2, requires_grad=True)
+    again = Windows.of(*edges, 13, torch.device("cpu"))
+    assert again is first
+    again.gather(x_FPD).sum().backward()
+    assert x_FPD.grad is not None
+    assert x_FPD.grad.min() == 1
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 2, 3, 1), (1, 1, 1, 4)])
 def test_windows_that_tile_a_frame_gather_what_their_patches_say(
     shape: tuple[int, int, int, int],

@@ -259,15 +259,17 @@ def _logits(
     heads: int,
     groups: int,
     scale: float | None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """[B, H, K, N] scaled products, minus infinity where no key is."""
+    """[B, H, K, N] scaled products, minus infinity where no key is; in ``out``, if there is one."""
     query_BHKD = _split(query_BKD, heads)
     key_BHND = _for_all(_split(key_BND, groups), heads)
     scale = query_BHKD.shape[-1] ** -0.5 if scale is None else scale
-    logits_BHKN = (query_BHKD * scale) @ key_BHND.transpose(-1, -2)
+    logits_BHKN = torch.matmul(query_BHKD * scale, key_BHND.transpose(-1, -2), out=out)
     if mask_BN is None:
         return logits_BHKN
-    return logits_BHKN.masked_fill(~mask_BN[:, None, None], -torch.inf)
+    fill = logits_BHKN.masked_fill if out is None else logits_BHKN.masked_fill_
+    return fill(~mask_BN[:, None, None], -torch.inf)
 
 
 def _in_pieces(
@@ -293,16 +295,17 @@ def _in_pieces(
         query = query_BKD[own if len(query_BKD) > 1 else slice(None), some]
         key = key_BND[own if len(key_BND) > 1 else slice(None)]
         mask = None if mask_BN is None else mask_BN[own]
-        logits_BHKN = _logits(query, key, mask, heads, groups, scale)
         value_BHNE = _for_all(_split(value_BNE[own], groups), heads)
         shares = shares_BKN[own, some]
-        if heads == 1 and logits_BHKN.dtype == shares.dtype and len(logits_BHKN) == len(shares):
-            # The attention of the only head is made where the shares are to be.
-            attention = torch.softmax(logits_BHKN, dim=-1, out=shares[:, None])
+        if heads == 1 and query.dtype == shares.dtype and max(len(query), len(key)) == len(shares):
+            # The attention of the only head is made where the shares are to be: memory that no
+            # cache holds is what takes the time here.
+            logits = _logits(query, key, mask, heads, groups, scale, out=shares[:, None])
+            attention = torch.softmax(logits, dim=-1, out=logits)
             read_BKE[own, some] = _mixed(attention, value_BHNE)
             _floored(shares, mask, shares)
         else:
-            attention = logits_BHKN.softmax(dim=-1)
+            attention = _logits(query, key, mask, heads, groups, scale).softmax(dim=-1)
             read_BKE[own, some] = _mixed(attention, value_BHNE)
             _floored(_over_heads(attention), mask, shares)
     return read_BKE, shares_BKN

@@ -133,24 +133,30 @@ class EdgeTamScene:
 
         Args:
             query_BLE: of all latents.
-            key_BNE: of all patches.
+            key_BNE: of all patches; written over where nothing is learned.
             value_BNE: the same.
             shares: [B, K, N] and [B, M, W] float32, of the kinds that there are, to write into what
                 share each patch has in what is read; ``None``: nobody wants to know.
         """
         found, (b, _, width) = [], query_BLE.shape
         first, last = (None, None) if shares is None else (shares[0], shares[-1])
-        if self.num_global:
-            query_BKE, told = query_BLE[:, : self.num_global], (key_BNE, value_BNE)
-            if self.place is not None:
-                told = key_BNE + self.place, value_BNE + self.place
-            found.append(self._attend(query_BKE, *told, None, first))
         if self.windows is not None:
             query_X1E = query_BLE[:, self.num_global :].reshape(-1, 1, width)
             own = self.windows.gather(key_BNE), self.windows.gather(value_BNE)
             read_X1E = self._attend(query_X1E, *own, self.windows.masks(b), last)
-            found.append(read_X1E.reshape(b, -1, width))
-        return torch.cat(found, dim=1)
+            found += [read_X1E.reshape(b, -1, width)]
+        if self.num_global:
+            told = self._told(key_BNE), self._told(value_BNE)
+            found += [self._attend(query_BLE[:, : self.num_global], *told, None, first)]
+        return torch.cat(found[::-1], dim=1)
+
+    def _told(self, rows_BNE: Tensor) -> Tensor:
+        """With positions, in the same memory if nothing is learned: windows have read by now."""
+        if self.place is None:
+            return rows_BNE
+        if torch.is_grad_enabled() or rows_BNE.dtype != self.place.dtype:
+            return rows_BNE + self.place
+        return rows_BNE.add_(self.place)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, out: Tensor | None
@@ -158,8 +164,7 @@ class EdgeTamScene:
         if out is None:
             return attend(query, key, value, mask, heads=self.heads)
         same = out if out.shape[:2] == query.shape[:2] else None
-        inputs = query, key, value, mask
-        read, shares = attend_with_shares(*inputs, heads=self.heads, out=same)
+        read, shares = attend_with_shares(query, key, value, mask, heads=self.heads, out=same)
         if same is None:
             out.copy_(shares.view(out.shape))
         return read
@@ -266,10 +271,8 @@ class EdgeTamPerceiver(SetwiseProjector):
         """
         config = self.config
         h, w = config.window_grid or (0, 0)
-        frame = torch.cat(
-            [torch.zeros(config.num_latents, config.width), sine_hw(h, w, config.width)]
-        )
-        return frame.repeat(grid.t, 1)
+        none = torch.zeros(config.num_latents, config.width)
+        return torch.cat([none, sine_hw(h, w, config.width)]).repeat(grid.t, 1)
 
     def project(
         self,
@@ -329,12 +332,10 @@ class EdgeTamPerceiver(SetwiseProjector):
     def _read_frames(self, x_BND: Tensor, scene: EdgeTamScene, shares: Sequence[Tensor]) -> Tensor:
         """[B, L, E] tokens; the shares of the last layer are written down."""
         names = [name for name in ("latents_1d", "latents_2d") if hasattr(self, name)]
-        latents_LD = torch.cat([getattr(self, name) for name in names])
-        latents_BLD = latents_LD.expand(len(x_BND), -1, -1)
+        latents_BLD = torch.cat([getattr(self, n) for n in names]).expand(len(x_BND), -1, -1)
         for layer in self.layers[:-1]:
             latents_BLD = layer(latents_BLD, x_BND, scene)
-        latents_BLD = self.layers[-1](latents_BLD, x_BND, scene, shares)
-        out: Tensor = self.output(self.norm(latents_BLD))
+        out: Tensor = self.output(self.norm(self.layers[-1](latents_BLD, x_BND, scene, shares)))
         return out
 
     @untraced

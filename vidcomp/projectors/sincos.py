@@ -3,6 +3,8 @@
 Legend: B clips, N rows of a clip, D features, Q quarter or half of D, F bands.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,9 @@ def sincos(place: Tensor, dim: int) -> Tensor:
     value, index = torch.unique(place.float(), return_inverse=True)
     rate_Q = 10000 ** -(torch.arange(half, device=place.device, dtype=torch.float32) / half)
     angle_UQ = value[:, None] * rate_Q
-    return torch.cat([angle_UQ.sin(), angle_UQ.cos()], dim=1)[:, :dim][index]
+    table_UD = torch.cat([angle_UQ.sin(), angle_UQ.cos()], dim=1)[:, :dim]
+    # By numbers of rows in one axis: half the time of an index of any shape.
+    return table_UD.index_select(0, index.flatten()).view(*index.shape, dim)
 
 
 def sincos_hw(places: Tensor, dim: int) -> Tensor:
@@ -47,8 +51,15 @@ def sine_hw(h: int, w: int, dim: int) -> Tensor:
     """[h * w, dim] float32 of the cells of a grid, row by row: of the row, then of the column, sine
     and cosine by turns, the last cell of a side at 2 pi (DETR, SAM 2).
 
-    A ``dim`` that is no multiple of 4 leaves out the last features of the column.
+    A ``dim`` that is no multiple of 4 leaves out the last features of the column.  Calls with the
+    same sizes share one table, which is not to be written to.
     """
+    return _sine_table(h, w, dim)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)
+def _sine_table(h: int, w: int, dim: int) -> Tensor:
     half = 2 * -(-dim // 4)
     rate_Q = 10000 ** -(torch.arange(0, half, 2, dtype=torch.float32) / half)
     tables = []

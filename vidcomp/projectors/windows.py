@@ -7,6 +7,7 @@ largest window, S indices and B windows along one axis, n indices of the longest
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -70,16 +71,7 @@ class Windows:
             width: W.
             device: where the windows are wanted.
         """
-        row_Bn, in_row_Bn = _filled_up(rows)
-        column_Bn, in_column_Bn = _filled_up(columns)
-        patches = row_Bn[:, None, :, None] * width + column_Bn[None, :, None, :]
-        mask = in_row_Bn[:, None, :, None] & in_column_Bn[None, :, None, :]
-        shape = (len(rows) * len(columns), -1)
-        return cls(
-            patches=patches.reshape(shape).to(device),
-            mask=None if bool(mask.all()) else mask.reshape(shape).to(device),
-            tiles=_tiles(rows, columns, width),
-        )
+        return _windows(tuple(rows), tuple(columns), width, device)
 
     def gather(self, x_FPD: Tensor) -> Tensor:
         """[X, N, D] the patches of every window of every frame."""
@@ -106,6 +98,22 @@ class Windows:
     def own_patches(self) -> Tensor:
         """[M, N] int64, ascending; -1 where smaller windows have none."""
         return self.patches if self.mask is None else self.patches.masked_fill(~self.mask, -1)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _windows(rows: Edges, columns: Edges, width: int, device: torch.device) -> Windows:
+    """Made once: videos of a run have few sizes."""
+    row_Bn, in_row_Bn = _filled_up(rows)
+    column_Bn, in_column_Bn = _filled_up(columns)
+    patches = row_Bn[:, None, :, None] * width + column_Bn[None, :, None, :]
+    mask = in_row_Bn[:, None, :, None] & in_column_Bn[None, :, None, :]
+    shape = (len(rows) * len(columns), -1)
+    return Windows(
+        patches=patches.reshape(shape).to(device),
+        mask=None if bool(mask.all()) else mask.reshape(shape).to(device),
+        tiles=_tiles(rows, columns, width),
+    )
 
 
 def _tiles(rows: Edges, columns: Edges, width: int) -> tuple[int, int, int, int] | None:
