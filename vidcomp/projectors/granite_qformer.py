@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from vidcomp.functional.pool import adaptive_weights
 from vidcomp.projectors.base import ProjectorAbout, ProjectorConfig
 from vidcomp.projectors.gridwise import GridwiseProjector
+from vidcomp.projectors.pooling import mean_cells
 from vidcomp.projectors.qformer_blocks import QFormer, QFormerShape
 from vidcomp.registry import PROJECTORS
 from vidcomp.types import Grid
@@ -126,14 +127,16 @@ class WindowQFormer(GridwiseProjector):
         starts = self._starts(x_BTHWD)
         queries_MKD = self.query + _windows(starts.flatten(0, 1), q)
         tall, wide = -h % side, -w % side
-        padded = pad(x_BTHWD.flatten(0, 1), (0, 0, 0, wide, 0, tall))
+        padded = x_BTHWD.flatten(0, 1)
+        if tall or wide:
+            padded = pad(padded, (0, 0, 0, wide, 0, tall))
         keys_MND = self.dropout(_windows(padded, side) + self.image_positions)
         mask_MN = None
         if tall or wide:
             inside = x_BTHWD.new_ones(1, h, w, 1, dtype=torch.bool)
             windows = _windows(pad(inside, (0, 0, 0, wide, 0, tall)), side).squeeze(-1)
             mask_MN = windows.repeat(b * t, 1)
-        out_MKD, _ = self.qformer(queries_MKD, keys_MND, mask_MN)
+        out_MKD = self.qformer(queries_MKD, keys_MND, mask_MN)
         up, across = cells.h // q, cells.w // q
         laid = out_MKD.view(b, t, up, across, q, q, d).transpose(3, 4)
         out: Tensor = self.dropout(laid.reshape(b, *cells, d))
@@ -156,6 +159,9 @@ class WindowQFormer(GridwiseProjector):
             row, column = divmod(offset, 2)
             kept = x_BTHWD[:, :, self._corners(h, row, x_BTHWD.device)]
             return kept[:, :, :, self._corners(w, column, x_BTHWD.device)]
+        q, side = self.config.query_side, self.config.window_side
+        if not (h % side or w % side or side % q):  # all cells are alike: pooling has a short way
+            return mean_cells(x_BTHWD, Grid(x_BTHWD.shape[1], h // side * q, w // side * q))
         means = [self._means(size).to(x_BTHWD) for size in (h, w)]
         return torch.einsum("jh,kw,bthwd->btjkd", *means, x_BTHWD)
 

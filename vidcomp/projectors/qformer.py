@@ -141,7 +141,7 @@ class QFormerProjector(LatentProjector):
         """The latents after the last layer; see ``QFormer``."""
         latents = self.query_tokens.expand(len(clips.rows), -1, -1)
         words = self._words(clips.queries)
-        out_BKD, sources_BKN = self.qformer(latents, self._keys(clips), clips.mask, words)
+        out_BKD, sources_BKN = self.qformer.read(latents, self._keys(clips), clips.mask, words)
         return self.language_projection(out_BKD), sources_BKN
 
     def _keys(self, clips: ClipSets) -> Tensor:

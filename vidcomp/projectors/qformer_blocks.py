@@ -170,9 +170,8 @@ class QFormer(nn.Module):
         key_BND: Tensor,
         mask_BN: Tensor | None = None,
         words: Words | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """[B, K, D] what the latents became, and [B, K, N] float32 shares of the keys in what they
-        read in the last layer that reads keys.
+    ) -> Tensor:
+        """[B, K, D] what the latents became.
 
         Args:
             latents_BKD: as they start.
@@ -180,6 +179,29 @@ class QFormer(nn.Module):
             mask_BN: bool, True where a key is; ``None``: everywhere.
             words: the text, for shapes with words.
         """
+        return self._through(latents_BKD, key_BND, mask_BN, words, None)[0]
+
+    def read(
+        self,
+        latents_BKD: Tensor,
+        key_BND: Tensor,
+        mask_BN: Tensor | None = None,
+        words: Words | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, and [B, K, N] float32 shares of the keys in what the latents read
+        in the last layer that reads keys.
+        """
+        return self._through(latents_BKD, key_BND, mask_BN, words, self._last_reader)
+
+    def _through(
+        self,
+        latents_BKD: Tensor,
+        key_BND: Tensor,
+        mask_BN: Tensor | None,
+        words: Words | None,
+        told: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Through all layers, of which the one with the number ``told`` tells its shares."""
         num_latents, mask_BL = latents_BKD.shape[1], None
         if words is None:
             rows_BLD = self.layernorm(latents_BKD)
@@ -191,7 +213,7 @@ class QFormer(nn.Module):
         for number, layer in enumerate(self._layers):
             rows_BLD = layer.among(rows_BLD, num_latents, mask_BL)
             latents, rest = rows_BLD[:, :num_latents], rows_BLD[:, num_latents:]
-            if number == self._last_reader:
+            if number == told:
                 latents, sources_BKN = layer.crossattention.read(latents, key_BND, mask_BN)
             elif layer.crosses:
                 latents = layer.crossattention(latents, key_BND, mask_BN)
