@@ -47,22 +47,21 @@ class RowSets:
         Args:
             sets: for every video [rows] int64, the set that each row belongs to.
         """
+        sizes = [[n for n in set_R.bincount().tolist() if n] for set_R in sets]
+        counts = [len(own) for own in sizes]
+        full = len({n for own in sizes for n in own}) == 1
+        if full and all(bool((set_R[1:] >= set_R[:-1]).all()) for set_R in sets):
+            row_R = torch.arange(sum(map(len, sets)), device=sets[0].device)
+            rows_BN = row_R.view(sum(counts), -1)
+            return cls(rows=rows_BN, mask=None, counts=counts, in_order=True)
         parts: list[Tensor] = []
-        counts: list[int] = []
         first_row = 0
-        for set_R in sets:
-            order = set_R.argsort(stable=True)
-            sizes = set_R.bincount()
-            parts += torch.split(order + first_row, sizes[sizes > 0].tolist())
-            counts.append(int((sizes > 0).sum()))
+        for set_R, own in zip(sets, sizes, strict=True):
+            parts += torch.split(set_R.argsort(stable=True) + first_row, own)
             first_row += len(set_R)
         rows_BN = pad_sequence(parts, batch_first=True, padding_value=-1)
-        mask_BN = rows_BN >= 0
-        full = bool(mask_BN.all())
-        flat = rows_BN.flatten()
-        in_order = full and torch.equal(flat, torch.arange(len(flat), device=flat.device))
-        mask = None if full else mask_BN
-        return cls(rows=rows_BN, mask=mask, counts=counts, in_order=in_order)
+        mask = None if full else rows_BN >= 0
+        return cls(rows=rows_BN, mask=mask, counts=counts, in_order=False)
 
     @untraced
     def passes(self) -> list[tuple[Tensor, "RowSets"]]:
@@ -213,9 +212,8 @@ class SetwiseProjector(Projector):
     def _read(
         self, videos: Sequence[VideoTokens], queries: Sequence[Query | None], num_latents: int
     ) -> list[VideoTokens]:
-        clips = [self._clip_of_rows(video) for video in videos]
+        clips, places = zip(*map(self._placed, videos), strict=True)
         sets = RowSets.of(clips)
-        places = [self._places(v, c) for v, c in zip(videos, clips, strict=True)]
         kinds = [self._kinds(v, c) for v, c in zip(videos, clips, strict=True)]
         sizes_B3, numbers_B2 = torch.split(torch.cat(kinds), [3, 2], dim=1)
         features_RD = end_to_end([self.features(video) for video in videos])
@@ -229,8 +227,8 @@ class SetwiseProjector(Projector):
                     ClipSets(
                         rows=part.pad(features_RD),
                         mask=part.mask,
-                        places=part.pad(torch.cat(places)),
-                        spans=part.pad(torch.cat([video.spans for video in videos])),
+                        places=part.pad(end_to_end(places)),
+                        spans=part.pad(end_to_end([video.spans for video in videos])),
                         sizes=sizes_B3[clips_B],
                         numbers=numbers_B2[clips_B],
                         num_latents=num_latents,
@@ -240,29 +238,30 @@ class SetwiseProjector(Projector):
             )
         return sets.videos(videos, *_together(found, passes, sets.rows.shape[1]))
 
-    @untraced
     def _clip_of_rows(self, video: VideoTokens) -> Tensor:
         """[R] int64 clip of each row; a token merged over frames belongs to that of its centre."""
+        return self._placed(video)[0]
+
+    @untraced
+    def _placed(self, video: VideoTokens) -> tuple[Tensor, Tensor]:
+        """``_clip_of_rows``, and the places [R, 3] of ``ClipSets``."""
         if not len(video):
             raise ShapeError(
                 f"the projector {self.config.name!r} reads at least one token, got none: skip the "
                 f"video"
             )
         length = self.frames_per_clip or video.grid.t
-        # The centre of rows merged inside one frame may be off that frame by a rounding error.
-        return (local_positions(video)[:, 0] + 1e-3).div(length, rounding_mode="floor").long()
-
-    @untraced
-    def _places(self, video: VideoTokens, clip_R: Tensor) -> Tensor:
         places_R3 = local_positions(video).clone()
-        places_R3[:, 0] -= clip_R * (self.frames_per_clip or video.grid.t)
-        return places_R3
+        # The centre of rows merged inside one frame may be off that frame by a rounding error.
+        clip_R = (places_R3[:, 0] + 1e-3).div(length, rounding_mode="floor").long()
+        places_R3[:, 0] -= clip_R * length
+        return clip_R, places_R3
 
     @untraced
     def _kinds(self, video: VideoTokens, clip_R: Tensor) -> Tensor:
         """[clips, 5] sizes and numbers of the clips that have rows."""
         t, h, w = video.grid
-        number = torch.unique(clip_R)
+        number = clip_R.bincount().nonzero().squeeze(1)
         fixed = number.new_tensor([self.frames_per_clip or t, h, w, self.num_clips(video.grid)])
         return torch.cat(
             [fixed[:3].expand(len(number), 3), number[:, None], fixed[3:].expand(len(number), 1)],
