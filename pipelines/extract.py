@@ -23,7 +23,7 @@ from .records import ErrorRecord
 from .run_options import Options
 from .runs import RunRecord, new_run_id
 from .shards import Shard
-from .stopping import stops_on_signals
+from .stopping import Stop, stops_on_signals
 from .summary import Receipt, Summary
 from .watching import Watcher, Watchers
 from .worker import Runner, Worker
@@ -143,15 +143,18 @@ def _run(
                     continue  # told twice, as when a worker dies after its work
             summary.add(receipt, rows.get(receipt.key, 1))
             watch.receipt(receipt, runner.waits)
-            if stop.signal is not None and not summary.interrupted:
-                summary.interrupted = stop.signal.name
-                watch.draining(stop.signal.name)
+            _tell_stop(stop, summary, watch)
             if summary.has_too_many_failures(options.max_failures, options.max_failure_share):
                 summary.stopped = True
                 break
-    if stop.signal is not None:
-        summary.interrupted, summary.signal_code = stop.signal.name, stop.exit_code
+    _tell_stop(stop, summary, watch)
     summary.waits = {k: round(v, 3) for k, v in asdict(runner.waits).items()}
+
+
+def _tell_stop(stop: Stop, summary: Summary, watch: Watchers) -> None:
+    if stop.signal is not None and not summary.interrupted:
+        summary.interrupted, summary.signal_code = stop.signal.name, stop.exit_code
+        watch.draining(stop.signal.name)
 
 
 def _reconcile(

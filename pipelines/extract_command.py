@@ -44,7 +44,13 @@ __all__ = ["extract"]
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done; load and decode nothing.")
 @click.option("--overwrite", is_flag=True, help="Make records anew that are already there.")
-@click.option("--on-error", type=click.Choice(["skip", "raise"]), default="skip", show_default=True)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "raise"]),
+    default="skip",
+    show_default=True,
+    help="Of a video that fails: keep a record of it and go on, or end the run.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try items again that failed in an earlier run.")
 @click.option(
     "--max-failures",

@@ -40,7 +40,8 @@ def run_extract(options: dict[str, Any]) -> int:
     """``vidcomp extract``."""
     recipe = _recipe(options)
     settings = _settings(options)
-    shard = choose_shard(options["shard"], os.environ)
+    # A cluster's driver hands out all items itself, whatever job it runs in.
+    shard = choose_shard(options["shard"], os.environ if options["engine"] == "local" else {})
     with ExitStack() as stack:
         is_quiet = options["quiet"] or options["as_json"]
         console = stack.enter_context(Console(quiet=is_quiet))
@@ -72,7 +73,8 @@ def run_recompress(options: dict[str, Any]) -> int:
     from .recompress import recompress
 
     budget = None if options["budget"] is None else Budget.parse(options["budget"])
-    with Console(quiet=options["quiet"] or options["as_json"]) as console:
+    is_quiet = options["quiet"] or options["as_json"]
+    with Console(quiet=is_quiet, is_planned=False) as console:
         summary = recompress(
             options["source"],
             options["out"],
@@ -153,7 +155,8 @@ def _failure_limits(text: str | None) -> tuple[int | None, float | None]:
 
 def _items(options: dict[str, Any], shard: Shard | None, settings: Options) -> list[Item]:
     if options["live"]:
-        return _live_items(options)
+        followed = _live_items(options)
+        return followed if shard is None else shard.of(followed)
     manifest = None
     if options["manifest"] is not None:
         manifest = Manifest(
@@ -173,7 +176,7 @@ def _items(options: dict[str, Any], shard: Shard | None, settings: Options) -> l
 
 
 def _live_items(options: dict[str, Any]) -> list[Item]:
-    for name in ("manifest", "start", "end", "limit", "shard", "overwrite"):
+    for name in ("manifest", "start", "end", "limit", "overwrite"):
         if options[name]:
             raise ConfigError(
                 f"--live follows inputs from now on, or behind what is there: leave --{name} out"

@@ -34,14 +34,14 @@ class Console(Watcher):
 
     Args:
         quiet: show neither bar nor failures; warnings only.
-        total: rows, where no plan will tell.
+        is_planned: whether a plan will tell how much there is to do.
     """
 
-    def __init__(self, *, quiet: bool, total: int | None = None) -> None:
+    def __init__(self, *, quiet: bool, is_planned: bool = True) -> None:
         self._is_quiet = quiet
         self._has_bar = not quiet and sys.stderr.isatty()
         self._has_lines = not quiet and not self._has_bar
-        self._total = total
+        self._is_planned = is_planned
         self._bar: tqdm[Any] | None = None
         self._summary: Summary | None = None
         self._failures, self._warnings = _Few("failures"), _Few("warnings")
@@ -52,8 +52,8 @@ class Console(Watcher):
 
     def __enter__(self) -> Self:
         logging.getLogger().addHandler(self._handler)
-        if self._total is not None and self._has_bar:
-            self._bar = self._make_bar(self._total, 0)
+        if not self._is_planned and self._has_bar:
+            self._bar = self._make_bar(None, 0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,7 +121,7 @@ class Console(Watcher):
         for line in self._warnings.lines(f"warning: {text}"):
             self.say(line)
 
-    def _make_bar(self, total: int, initial: int) -> "tqdm[Any]":
+    def _make_bar(self, total: int | None, initial: int) -> "tqdm[Any]":
         return tqdm(total=total, initial=initial, unit="video", leave=False, dynamic_ncols=True)
 
     def _numbers(self) -> list[str]:
@@ -134,7 +134,7 @@ class Console(Watcher):
         ]
         summary = self._summary
         if summary is None:
-            return shares
+            return []
         skipped = summary.cached + summary.failed_before
         return [f"ok {summary.done}", f"failed {summary.failed}", f"skipped {skipped}", *shares]
 
