@@ -236,6 +236,8 @@ class Engine:
             for frames in stream_frames(request) if reader is None else reader.frames(request):
                 if not self._put(queue, _Event(video, self._ready(prepared, frames))):
                     return None
+                if video.is_over:  # it has failed: the rest of it is not wanted
+                    return None
                 del frames  # its memory goes back to the reader as soon as it is encoded
         except Exception as error:  # noqa: BLE001  # any failure of a file is that item's outcome
             if not last and not getattr(error, "was_fresh", True) and not queue.closed:

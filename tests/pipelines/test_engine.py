@@ -202,6 +202,22 @@ def test_readers_wait_when_the_encoder_is_behind(monkeypatch):
     assert outcome.num_frames == 200
 
 
+def test_a_video_that_has_failed_is_not_read_to_its_end(monkeypatch):
+    read_on = []
+
+    def long(request):
+        yield frames(0, 99)
+        for index in range(1, 1000):
+            time.sleep(0.002)
+            read_on.append(index)
+            yield frames(2 * index, 1)
+
+    monkeypatch.setattr(engine_module, "stream_frames", long)
+    _, outcomes, _ = run([GOOD], workers=1)
+    assert [outcome.stage for outcome in outcomes] == ["encode"]
+    assert len(read_on) < 900
+
+
 def test_closing_a_run_early_stops_its_threads():
     before = set(threading.enumerate())
     items = [Item(key=str(i), path="good") for i in range(500)]
