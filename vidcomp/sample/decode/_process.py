@@ -59,12 +59,25 @@ class DecodeProcess:
     """A running decode process."""
 
     def __init__(self, memory_limit_bytes: int | None = None) -> None:
-        """Starts it and does not wait until it is ready."""
+        """Starts it and does not wait until it is ready.
+
+        Raises:
+            VidcompError: the system does not start any more processes.
+        """
         # A file without a name: nothing to clean up, and no pipe of the program is held open.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by end()
         self._slots = open_slots()
         shared = () if self._slots is None else (self._slots.file,)
-        self._process = _spawn(self._stderr, shared)
+        try:
+            self._process = _spawn(self._stderr, shared)
+        except OSError as error:
+            self._stderr.close()
+            if self._slots is not None:
+                self._slots.close()
+            raise VidcompError(
+                f"the decode process cannot be started ({error}): run fewer workers, raise the "
+                f"limits of the system, or decode in threads"
+            ) from error
         # Unbuffered, so both are raw files; the library's types do not tell.
         self._requests = cast(io.FileIO, self._process.stdin)
         self._answers = cast(io.FileIO, self._process.stdout)
@@ -95,6 +108,11 @@ class DecodeProcess:
     def is_worn(self) -> bool:
         """It can serve on, but not without copies."""
         return self._slots is not None and self._slots.is_worn
+
+    @property
+    def has_ended(self) -> bool:
+        """It was ready once and is there no more, such as killed while it was idle."""
+        return self._is_ready and self._process.poll() is not None
 
     def wait_ready(self) -> None:
         """Until it has imported all that it needs.

@@ -174,7 +174,8 @@ class OwnSlots:
 
     def wear_out_lent(self) -> None:
         """Never reuses what is lent now: a forked copy of the program may look at it for ever."""
-        self._worn.update(list(self._lent))
+        # Called in whatever thread forks: copies that nothing can interrupt.
+        self._worn.update(set(self._lent).difference(self._back.copy()))
 
     def close(self) -> None:
         """Lets go of the memory; that of frames that live on goes with them."""

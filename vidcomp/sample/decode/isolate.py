@@ -35,7 +35,7 @@ class DecodeWorker:
         self,
         *,
         stall_s: float = 60.0,
-        recycle_after: int = 500,
+        recycle_after: int = 2000,
         memory_limit_bytes: int | None = None,
     ) -> None:
         """Starts nothing yet.
@@ -145,7 +145,7 @@ class DecodeWorker:
         process = self._process
         assert process is not None  # noqa: S101  # just started
         is_old = process.num_requests >= self._recycle_after or process.is_worn
-        if is_old or not self._becomes_idle(process):
+        if is_old or process.has_ended or not self._becomes_idle(process):
             self._drop()
             return self._idle_process()
         process.wait_ready()
