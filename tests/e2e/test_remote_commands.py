@@ -48,6 +48,8 @@ def test_extract_and_the_cache_commands_take_urls(s3, clips, extract, vidcomp, t
     assert vidcomp("cache", "show", url, "--json").json["records"] == 5
     assert vidcomp("cache", "verify", url).code == 0
     assert "bad.mp4" in vidcomp("errors", url).out
+    (run,) = vidcomp("cache", "runs", url, "--json").json
+    assert (run["state"], run["summary"]["done"], run["store"]["path"]) == ("done", 5, url)
     assert not Path("s3:").exists()
 
 
