@@ -20,6 +20,7 @@ from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.types import Frames
 
 from .batches import Batches, Chunk
+from .fetch import frames_of
 from .inputs import Item
 from .live import Closed, Opened, follow, live_settings
 from .outcomes import Done, Failed, Followed, Open, finish
@@ -233,7 +234,8 @@ class Engine:
         )
         video = Open(item, prepared.gather(request))
         try:
-            for frames in stream_frames(request) if reader is None else reader.frames(request):
+            read = stream_frames if reader is None else reader.frames
+            for frames in frames_of(request, read, lambda: not queue.closed):
                 if not self._put(queue, _Event(video, self._ready(prepared, frames))):
                     return None
                 if video.is_over:  # it has failed: the rest of it is not wanted

@@ -17,6 +17,8 @@ from vidcomp.data.tables import read_rows
 from vidcomp.errors import ConfigError
 from vidcomp.store import SourceId
 
+from .fetch import is_object, list_objects, remote_id
+
 __all__ = ["Item", "LiveInput", "Manifest", "expand", "source_id"]
 
 _log = logging.getLogger(__name__)
@@ -83,8 +85,8 @@ def expand(
     """All items of the inputs, in a stable order, each once; rows that repeat one are counted.
 
     Args:
-        inputs: files, folders (searched through), globs, URLs, ``@list.txt`` (a path a line) or
-            ``-`` (the same on standard input).
+        inputs: files, folders (searched through) and globs, here or on an object store, URLs,
+            ``@list.txt`` (a path a line) or ``-`` (the same on standard input).
         manifest: a table that gives items too; its ``start_s`` and ``end_s`` columns win.
         start_s: start of the range of every item, in seconds.
         end_s: end of it.
@@ -120,10 +122,10 @@ def source_id(path: str, *, content: bool = False) -> SourceId | None:
     """What tells whether a file changed: size and time, with ``content`` the bytes' hash too.
 
     Returns:
-        ``None`` for a URL or a file that is not there (reading it will say so).
+        ``None`` for what is not there (reading it will say so), or a URL of which nothing is known.
     """
     if _URL.match(path):
-        return None
+        return remote_id(path)
     try:
         return SourceId.of_file(path, content=content)
     except OSError:
@@ -159,6 +161,9 @@ def _expand_one(text: str) -> Iterator[Item]:
                 f"the list {text[1:]} cannot be read ({error.strerror}): check its path"
             ) from error
         yield from _expand_lines(lines)
+    elif is_object(text):
+        for url, name, source in list_objects(text):
+            yield Item(key=name, path=url, source=source)
     elif _URL.match(text):
         yield Item(key=re.sub(_URL, "", text), path=text)
     elif Path(text).is_dir():
@@ -206,7 +211,7 @@ def _ranged(item: Item, start_s: float | None, end_s: float | None) -> Item:
     end = end_s if item.end_s is None else item.end_s
     if start is None and end is None:
         return item
-    return Item(key=ranged_key(item.key, start, end), path=item.path, start_s=start, end_s=end)
+    return replace(item, key=ranged_key(item.key, start, end), start_s=start, end_s=end)
 
 
 def _read_manifest(manifest: Manifest) -> Iterator[Item]:

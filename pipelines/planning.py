@@ -22,8 +22,8 @@ __all__ = ["Plan", "cached_receipt", "make_plan"]
 
 _LOOKERS = 16
 """Threads that look at files: on a network's disk each look is a wait."""
-_LOOKS = 256
-"""Files that one of them looks at in a row."""
+_LOOKS = 32
+"""Files that one of them looks at in a row; few, as each may be a question to a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,10 @@ def _identified(items: Sequence[Item], *, content: bool) -> Iterator[Item]:
     """The items with the identity of their files."""
 
     def look(part: Sequence[Item]) -> list[Item]:
-        return [replace(item, source=source_id(item.path, content=content)) for item in part]
+        return [
+            replace(item, source=item.source or source_id(item.path, content=content))
+            for item in part
+        ]
 
     parts = [items[i : i + _LOOKS] for i in range(0, len(items), _LOOKS)]
     if len(parts) < 2:

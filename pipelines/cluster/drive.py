@@ -264,8 +264,9 @@ class Driver:
         settled = 0
         for receipt in report.receipts:
             item = self._ledger.settle(number, receipt.key)
-            settled += item is not None  # else a record more than there are items: a live window
-            yield receipt if item is None else replace(receipt, path=item.path)
+            if item is not None:
+                settled += 1
+                yield replace(receipt, path=item.path)
         if settled:
             host.moved, host.num_receipts = now, host.num_receipts + settled
             self._num_fruitless = 0
