@@ -3,8 +3,9 @@
 Exact for this model: each reader takes the next video as soon as it is free; a video enters the
 queue when it is decoded and there is room, else its reader waits; the encoder takes videos in that
 order, one at a time, and a video leaves the queue when its encoding begins; the writer follows the
-encoder.  Simplified: a video is handed on whole, so that a long one does not encode while it
-decodes, and a batch of several videos costs what they cost alone.
+encoder.  Simplified: all videos have as many frames; one is handed on whole, so that a long one
+does not encode while it decodes; a batch of several costs what they cost alone; while readers wait
+for room, one with a broken file takes the video after theirs.
 """
 
 import math

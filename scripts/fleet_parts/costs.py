@@ -53,8 +53,8 @@ class Costs:
     """From the last record of a shard to the moment when readers see it."""
     child_start_s: float
     """From starting a decode process to its first frame."""
-    record_bytes: float
-    """Of one record on disk, headers and index included."""
+    meta_nbytes: int
+    """Of the JSON in one record."""
     details: Mapping[str, Any]
     """Machine, clips, and the points behind each line."""
 

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from _bench import cpu_s, machine, write_video
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from vidcomp.api import Gathered, Prepared, encode_stream, prepare
 from vidcomp.config import identity, load_recipe
-from vidcomp.pipelines.inputs import Item
+from vidcomp.pipelines.inputs import Item, source_id
 from vidcomp.pipelines.run_options import Options
 from vidcomp.pipelines.worker import Worker
 from vidcomp.sample.decode import stream_frames
@@ -72,6 +73,7 @@ def measure(
             encode_per_frame_s=encode / video.num_frames,
             compress_s=_median(video.reduce, 5),
             overhead_s=_overhead(prepared, scratch, num_tiny),
+            meta_nbytes=_meta_nbytes(prepared, clips[heights[0]][0], scratch),
             child_start_s=_child_start(prepared, clips[heights[0]][0]),
             details={
                 "machine": machine(),
@@ -151,12 +153,12 @@ def _pictures(height: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _store(prepared: Prepared, video: Gathered, scratch: Path) -> dict[str, float]:
-    """Adding records, making them visible, and their bytes."""
+    """Adding records, and making them visible."""
     small, out, count = video.reduce(), scratch / "store", 2000
     writer = CacheWriter(
         out, identity=identity(prepared.recipe), weights={}, settings=prepared.recipe.store
     )
-    about = {"source": None, "seconds": 8.0, "num_frames": 32, "tokens_in": video.num_tokens}
+    about = {"seconds": 8.0, "num_frames": 32, "tokens_in": video.num_tokens}
     with writer:
         before = cpu_s()
         for i in range(count):
@@ -168,12 +170,7 @@ def _store(prepared: Prepared, video: Gathered, scratch: Path) -> dict[str, floa
             before = time.perf_counter()
             writer.seal()
             commits.append(time.perf_counter() - before)
-    held = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
-    return {
-        "write_s": write,
-        "commit_s": statistics.median(commits[1:]),
-        "record_bytes": held / (count + len(commits)),
-    }
+    return {"write_s": write, "commit_s": statistics.median(commits[1:])}
 
 
 def _overhead(prepared: Prepared, scratch: Path, count: int) -> float:
@@ -199,6 +196,17 @@ def _overhead(prepared: Prepared, scratch: Path, count: int) -> float:
 
     slopes = [(job(count + 10, turn) - job(10, turn)) / count for turn in range(3)]
     return max(0.0, statistics.median(slopes) - _median(alone, 21))
+
+
+def _meta_nbytes(prepared: Prepared, path: Path, scratch: Path) -> int:
+    """Of the JSON that the job writes into a record."""
+    item = Item(key="folder/of/videos/00000000.mp4", path=str(path), source=source_id(str(path)))
+    storage = open_storage(scratch / "meta")
+    with Worker(storage, prepared.recipe, Options(workers=1, isolation="thread")) as worker:
+        list(worker.run([item]))
+    (shard,) = (scratch / "meta" / "shards").iterdir()
+    with safe_open(shard, "pt") as file:
+        return len(bytes(file.get_tensor(f"{item.key}/meta").tolist()).rstrip())
 
 
 def _child_start(prepared: Prepared, path: Path) -> float:

@@ -122,7 +122,7 @@ class SlowFleet:
                 if size[v] and held and held + size[v] > self.f.queue_bytes:
                     break
                 m.queue.append(m.blocked.pop(0))
-                m.free += 1
+                m.free += self.v.kind[v] == 0
                 moved = True
             while m.inbox and m.free:
                 v = m.inbox.pop(0)
@@ -144,6 +144,7 @@ class SlowFleet:
         if life == m.life:
             m.reading.remove(v)
             m.blocked.append(v)
+            m.free += self.v.kind[v] != 0  # an error needs no room
             self.move(m)
 
     def encoded(self, m, life):
