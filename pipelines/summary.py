@@ -105,7 +105,9 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"lost": self.lost, "exit_code": self.exit_code}
+        values = asdict(self) | {"lost": self.lost, "exit_code": self.exit_code}
+        del values["signal_code"]
+        return values
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them; without the planned ones they add up to those."""
