@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,26 +22,19 @@ from vidcomp.errors import ConfigError, DecodeError
 from vidcomp.functional.resize import Resize, resize_frames
 from vidcomp.sample._common import TOLERANCE_S
 from vidcomp.sample.base import Sampler
-from vidcomp.sample.decode._inputs import Place
-from vidcomp.sample.decode._live_open import Pulse, open_live, shown_address
-from vidcomp.sample.decode._live_open import Source as Opened
-from vidcomp.sample.decode._open import pick_stream
+from vidcomp.sample.decode._live_decoder import Decoder, LostError, Step
+from vidcomp.sample.decode._live_open import Pulse, shown_address
 from vidcomp.sample.decode._orientation import Orientation, orientation_of
 from vidcomp.sample.decode._request import DecodeRequest, Live
 from vidcomp.sample.fps import Fps
 from vidcomp.types import Frames, Source
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 __all__ = ["check_sampler", "follow_frames"]
 
 _EPSILON_S = 1e-6  # ranges are decimals and times fractions, as in _timeline
-_MAX_GAP_S = 10.0
-"""A clock that runs ahead of the real one by more than this was set."""
 
 
 def check_sampler(sampler: Sampler) -> Fps:
@@ -77,126 +69,20 @@ def follow_frames(request: DecodeRequest, pulse: Pulse) -> Iterator[Frames]:
     """
     live, sampler = request.live, check_sampler(request.sampler)
     assert live is not None  # noqa: S101  # that is what makes a request live
-    opened = open_live(request.path, live, request.limits.max_pixels, pulse)
-    try:
-        place = Place(shown_address(request.path), request.path, None)
-        stream = pick_stream(opened.container, place, request.limits.max_pixels)
-        windows = _Windows(request, live, sampler, stream.codec_context.name)
+    windows = _Windows(request, live, sampler)
+    with Decoder(request, live) as decoder:
         lost = ""
-        decoder = _Decoder(opened, stream, live, pulse)
         try:
-            for frame, start_s in decoder.frames():
-                yield from windows.take(frame, start_s, decoder.faults)
-        except _LostError as error:
+            for step in decoder.steps(pulse):
+                yield from windows.waited() if step is None else windows.take(step)
+        except LostError as error:
             lost = str(error)
-        yield from windows.end(decoder.stated_s or decoder.gap_s, decoder.faults)
-    finally:
-        opened.close()
+        yield from windows.end(decoder.shown_s, decoder.faults)
     if lost or not windows.num_frames:
         raise DecodeError(
-            f"{place.name}: {lost or 'it ended before a frame came'} after "
+            f"{shown_address(request.path)}: {lost or 'it ended before a frame came'} after "
             f"{windows.end_s:.1f} s: open it again"
         )
-
-
-class _LostError(Exception):
-    """The source ended although more was to come."""
-
-
-class _Decoder:
-    """Decoded frames of an open source with times that never go back."""
-
-    def __init__(self, opened: Opened, stream: "VideoStream", live: Live, pulse: Pulse) -> None:
-        self._opened, self._stream, self._pulse = opened, stream, pulse
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self.gap_s = float(1 / rate)
-        """Usual time between frames."""
-        self.stated_s = 0.0
-        """How long the last frame says that it is shown; 0 if it does not."""
-        self.faults: list[str] = []
-        """What went wrong since somebody last emptied this."""
-        self._unit = float(stream.time_base or Fraction(1, 1000))
-        self._origin_s = live.origin_s if opened.is_address else 0.0
-        self._offset_s: float | None = None
-        self._last_s = 0.0
-        self._seen_at = 0.0
-
-    def frames(self) -> "Iterator[tuple[VideoFrame, float]]":
-        """Each whole frame with its time.
-
-        Raises:
-            _LostError: reading failed, or a connection ended.
-        """
-        import av
-
-        container: InputContainer = self._opened.container
-        try:
-            for packet in container.demux(self._stream):
-                self._pulse()
-                for frame in self._decoded(packet):
-                    yield frame, self._time(frame)
-        except (av.FFmpegError, OSError) as error:
-            raise _LostError(
-                f"reading failed ({getattr(error, 'strerror', None) or error})"
-            ) from error
-        feed = self._opened.feed
-        if feed is None and not _is_complete(container):
-            raise _LostError("the connection was closed")
-        if feed is not None and not feed.is_whole:
-            raise _LostError("nothing more came")
-
-    def _decoded(self, packet: "Packet[VideoStream]") -> "list[VideoFrame]":
-        import av
-
-        if not packet.size and packet.dts is not None:
-            return []  # an empty packet would tell the decoder that the video ends
-        try:
-            frames = packet.decode()
-        except av.FFmpegError as error:
-            self._note(error.strerror or str(error))
-            return []
-        if any(frame.is_corrupt for frame in frames):
-            self._note("the decoder marks a frame as corrupt")
-        return [frame for frame in frames if not frame.is_corrupt]
-
-    def _note(self, fault: str) -> None:
-        # Whoever joins in the middle gets packets that refer to what was sent before.
-        if self._offset_s is not None:
-            self.faults.append(fault)
-
-    def _time(self, frame: "VideoFrame") -> float:
-        now = time.monotonic()
-        self.stated_s = (frame.duration or 0) * self._unit
-        if self._offset_s is None:
-            first_s = 0.0 if frame.pts is None else frame.pts * self._unit
-            self._offset_s, self._last_s = self._origin_s - first_s, self._origin_s
-            self._seen_at = now
-            return self._last_s
-        due_s = self._last_s + self.gap_s
-        time_s = due_s if frame.pts is None else frame.pts * self._unit + self._offset_s
-        step_s = time_s - self._last_s
-        is_ahead = self._opened.is_address and step_s > now - self._seen_at + _MAX_GAP_S
-        if step_s <= 0 or is_ahead:
-            self._note(f"times jump by {step_s:.3f} s")
-            self._offset_s += due_s - time_s
-            time_s = due_s
-        elif step_s < 1:
-            self.gap_s += 0.1 * (step_s - self.gap_s)
-        self._last_s, self._seen_at = time_s, now
-        return time_s
-
-
-def _is_complete(container: "InputContainer") -> bool:
-    """Whether an address promised so many bytes and sent them all: a recording, not a broadcast."""
-    return container.format.name != "rtsp" and container.size > 0
-
-
-@dataclass(slots=True)
-class _Held:
-    """A frame of which it is not known yet how long it is shown."""
-
-    frame: "VideoFrame"
-    start_s: float
 
 
 @dataclass(slots=True)
@@ -218,11 +104,11 @@ class _Window:
 class _Windows:
     """Takes frames as they come, and hands on those that the sampler picks."""
 
-    def __init__(self, request: DecodeRequest, live: Live, sampler: Fps, codec: str) -> None:
-        self._request, self._live, self._codec = request, live, codec
+    def __init__(self, request: DecodeRequest, live: Live, sampler: Fps) -> None:
+        self._request, self._live, self._codec = request, live, ""
         self._fps, self._offset = sampler.fps, 0.0 if sampler.point == "start" else 0.5
         self._start_s = request.start_s or 0.0
-        self._held: _Held | None = None
+        self._held: Step | None = None
         self._window: _Window | None = None
         self._picture: _Picture | None = None
         self.num_frames = 0
@@ -230,12 +116,18 @@ class _Windows:
         self.end_s = 0.0
         """Time seen so far."""
 
-    def take(self, frame: "VideoFrame", start_s: float, faults: list[str]) -> Iterator[Frames]:
+    def take(self, step: Step) -> Iterator[Frames]:
         """The next frame: what is ready because of it."""
         self.num_frames += 1
-        held, self._held = self._held, _Held(frame, start_s)
+        self._codec = step.codec
+        held, self._held = self._held, step
         if held is not None:
-            yield from self._show(held, start_s, faults)
+            yield from self._show(held, step.start_s, step.faults)
+
+    def waited(self) -> Iterator[Frames]:
+        """No frame has come for a moment: what has waited for long enough."""
+        if self._window is not None and self._window.data:
+            yield from self._ready(self._window, is_last=False)
 
     def end(self, shown_s: float, faults: list[str]) -> Iterator[Frames]:
         """All that is left; the last frame is shown for ``shown_s``."""
@@ -250,7 +142,7 @@ class _Windows:
         if window is not None and window.data:
             yield self._chunk(window, len(window.data))
 
-    def _show(self, held: _Held, stop_s: float, faults: list[str]) -> Iterator[Frames]:
+    def _show(self, held: Step, stop_s: float, faults: list[str]) -> Iterator[Frames]:
         """A frame that is on the screen until ``stop_s``, in all windows that it reaches into."""
         self.end_s = stop_s
         start_s = max(held.start_s, self._start_s)
@@ -271,7 +163,7 @@ class _Windows:
             is_empty = is_last and not window.data and not window.num_given
             if self._is_picked(window, held.start_s, stop_s) or is_empty:
                 self._add(window, held, stop_s)
-            yield from self._ready(window, is_last)
+            yield from self._ready(window, is_last=is_last)
             number += 1
 
     def _is_picked(self, window: _Window, start_s: float, stop_s: float) -> bool:
@@ -284,7 +176,7 @@ class _Windows:
         """The first point of the grid that is not before that time."""
         return math.ceil((elapsed_s - TOLERANCE_S) * self._fps - self._offset)
 
-    def _add(self, window: _Window, held: _Held, stop_s: float) -> None:
+    def _add(self, window: _Window, held: Step, stop_s: float) -> None:
         if self._picture is None:
             self._picture = _Picture(self._request, self._num_sampled, held.frame)
         if not window.data:
@@ -293,7 +185,7 @@ class _Windows:
         window.pts_s.append(held.start_s)
         window.duration_s.append(stop_s - held.start_s)
 
-    def _ready(self, window: _Window, is_last: bool) -> Iterator[Frames]:
+    def _ready(self, window: _Window, *, is_last: bool) -> Iterator[Frames]:
         """Full chunks, what has waited for long enough, and at the window's end all."""
         num, multiple = len(window.data), self._live.multiple
         if is_last:

@@ -100,8 +100,17 @@ def shown_address(path: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def open_live(path: str, live: Live, max_pixels: int, pulse: Pulse) -> Source:
+def open_live(
+    path: str, live: Live, max_pixels: int, pulse: Pulse, is_over: Callable[[], bool]
+) -> Source:
     """The open source.
+
+    Args:
+        path: address, named pipe or file.
+        live: how long to wait for what.
+        max_pixels: refuse larger frames.
+        pulse: called when bytes of a file or a pipe come.
+        is_over: whether a file or a pipe need not be waited for any more.
 
     Raises:
         DecodeError: nothing is there, or nothing that can be read as it comes.
@@ -117,7 +126,7 @@ def open_live(path: str, live: Live, max_pixels: int, pulse: Pulse) -> Source:
             options |= {"protocol_whitelist": _PROTOCOLS[scheme], **_OPTIONS.get(scheme, {})}
             patience = (live.patience_s, live.patience_s)
             return Source(av.open(path, "r", options=options, timeout=patience), None)
-        feed = _open_feed(path, live, pulse)
+        feed = _open_feed(path, live, pulse, is_over)
         return Source(av.open(feed, "r", options=options), feed)
     except (av.FFmpegError, ValueError, OSError) as error:
         if feed is not None:
@@ -132,10 +141,10 @@ def open_live(path: str, live: Live, max_pixels: int, pulse: Pulse) -> Source:
         raise DecodeError(f"{name} cannot be followed ({reason}): {hint}") from error
 
 
-def _open_feed(path: str, live: Live, pulse: Pulse) -> Feed:
+def _open_feed(path: str, live: Live, pulse: Pulse, is_over: Callable[[], bool]) -> Feed:
     try:
         is_pipe = stat.S_ISFIFO(Path(path).stat().st_mode)
-        return _Pipe(path, live.patience_s, pulse) if is_pipe else _Growing(path, live, pulse)
+        return (_Pipe if is_pipe else _Growing)(path, live, pulse, is_over)
     except OSError as error:
         raise DecodeError(
             f"{path} cannot be opened to be followed ({error.strerror}): check the path"
@@ -145,7 +154,8 @@ def _open_feed(path: str, live: Live, pulse: Pulse) -> Feed:
 class _Growing:
     """A file that somebody else is writing; it ends when it has not grown for a while."""
 
-    def __init__(self, path: str, live: Live, pulse: Pulse) -> None:
+    def __init__(self, path: str, live: Live, pulse: Pulse, is_over: Callable[[], bool]) -> None:
+        self._is_over = is_over
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # closed by its owner
         self._idle_s, self._pulse = live.idle_s, pulse
         self.is_whole = False
@@ -156,7 +166,7 @@ class _Growing:
             return b""
         patient_until = time.monotonic() + self._idle_s
         while not (data := self._file.read(size)):
-            if time.monotonic() > patient_until:
+            if self._is_over() or time.monotonic() > patient_until:
                 self.is_whole = True
                 return b""
             time.sleep(_LOOK_S)
@@ -171,30 +181,30 @@ class _Growing:
 class _Pipe:
     """A named pipe; it ends when its writer closes it."""
 
-    def __init__(self, path: str, patience_s: float, pulse: Pulse) -> None:
+    def __init__(self, path: str, live: Live, pulse: Pulse, is_over: Callable[[], bool]) -> None:
         # Opening must not wait for a writer: the wait has an end.
         self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
-        self._patience_s, self._pulse = patience_s, pulse
-        self._has_begun = self._is_over = self.is_whole = False
+        self._patience_s, self._pulse, self._is_over = live.patience_s, pulse, is_over
+        self._has_begun = self._has_ended = self.is_whole = False
 
     def read(self, size: int) -> bytes:
         """See ``Feed``; waits for more."""
-        if self._is_over:
+        if self._has_ended:
             return b""
         patient_until = time.monotonic() + self._patience_s
-        while time.monotonic() < patient_until:
+        while not self._is_over() and time.monotonic() < patient_until:
             if self._poll.poll(1000 * _LOOK_S) and (data := self._take(size)) is not None:
                 if data:
                     self._has_begun = True
                     self._pulse()
                     return data
                 if self._has_begun:
-                    self.is_whole = self._is_over = True
+                    self.is_whole = self._has_ended = True
                     return b""
                 time.sleep(_LOOK_S)  # nobody has opened the other end yet
-        self._is_over = True
+        self._has_ended = True
         return b""
 
     def _take(self, size: int) -> bytes | None:
