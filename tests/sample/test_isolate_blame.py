@@ -88,11 +88,14 @@ def test_a_hang_while_every_slot_is_lent(request_for):
 
 @posix
 def test_a_kill_from_outside_is_said_to_be_the_systems(worker, request_for):
-    list(worker.frames(request_for()))
+    list(worker.frames(request_for(sampler=Grumbles())))
     error = caught_over(worker, request_for(sampler=Dies(number=int(signal.SIGKILL))))
     assert "killed by the system (exit -9, SIGKILL), as happens when memory runs out" in str(error)
     assert "clip.mp4" in str(error)
     assert (error.exit_code, error.is_stalled, error.was_fresh) == (-9, False, False)
+    assert "grumble" not in "".join(getattr(error, "__notes__", []))  # over another file
+    copy = pickle.loads(pickle.dumps(error))  # as from another machine
+    assert (type(copy), str(copy), vars(copy)) == (CrashError, str(error), vars(error))
 
 
 @posix
@@ -102,21 +105,6 @@ def test_what_dies_between_files_is_no_files_fault(worker, request_for):
     process.kill()
     process.wait()
     assert len(list(worker.frames(request_for()))) == 2
-
-
-@posix
-def test_a_crash_error_can_travel(worker, request_for):
-    error = caught_over(worker, request_for(sampler=Dies(number=int(signal.SIGABRT))))
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), vars(copy)) == (str(error), vars(error))
-    assert isinstance(copy, DecodeError)
-
-
-@posix
-def test_what_others_said_is_not_told(worker, request_for):
-    list(worker.frames(request_for(sampler=Grumbles())))
-    error = caught_over(worker, request_for(sampler=Dies(number=int(signal.SIGKILL))))
-    assert "grumble" not in "".join(getattr(error, "__notes__", []))
 
 
 @linux

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from vidcomp.sample.decode import _slots
-from vidcomp.sample.decode._slots import LentSlots, SlotError, open_slots
+from vidcomp.sample.decode._fill import LentSlots
+from vidcomp.sample.decode._slots import SlotError, open_slots
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd")
 

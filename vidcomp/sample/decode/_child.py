@@ -12,9 +12,9 @@ import traceback
 
 from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.sample.decode import stream_frames
+from vidcomp.sample.decode._fill import LentSlots
 from vidcomp.sample.decode._link import Link, StoppedError
 from vidcomp.sample.decode._request import DecodeRequest
-from vidcomp.sample.decode._slots import LentSlots
 from vidcomp.sample.decode._wire import Inbox, Message
 
 __all__ = ["main"]

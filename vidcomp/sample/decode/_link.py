@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vidcomp.sample.decode._chunks import chunk_message, pixel_bytes
-from vidcomp.sample.decode._slots import AHEAD_BYTES, SLOT_BYTES, LentSlots
+from vidcomp.sample.decode._fill import LentSlots
+from vidcomp.sample.decode._memory import SLOT_BYTES
 from vidcomp.sample.decode._wire import Inbox, Message, SilenceError, send
 from vidcomp.types import Frames
 
@@ -22,6 +23,8 @@ __all__ = ["Link", "StoppedError"]
 # Seldom enough to cost nothing, often enough that who closes a stream early does not wait.
 _LOOK_S = 0.02
 _IDLE_S = 10.0
+# Pixels that may wait for the program, unless it waits for them.
+_AHEAD_BYTES = 128 << 20
 # How much of what a request filled is kept for the next: memory that is at hand is faster.
 _KEPT = 2
 _LEAST_KEPT = 1 << 20
@@ -117,7 +120,7 @@ class Link:
         if self._slots is None or num_bytes > SLOT_BYTES or not self._slots.has_free:
             return False
         ahead_bytes = sum(self._given[self._wanted :]) + self._slots.reserved_bytes
-        return not ahead_bytes or ahead_bytes + num_bytes <= AHEAD_BYTES
+        return not ahead_bytes or ahead_bytes + num_bytes <= _AHEAD_BYTES
 
     def _look(self) -> None:
         while self._inbox.is_ready:

@@ -1,10 +1,9 @@
 """Memory that a program and its decode process share, so that pixels are not sent but stay.
 
-One anonymous file holds a few slots, each large enough for any chunk: the file is sparse, so a slot
-takes as much memory as was written to it.  Nobody can name the file, so nothing is left behind
-whoever is killed, and its size is sealed, so a process that a video took over cannot make the
-program fault.  The program lends slots to whoever receives frames; a slot comes back when the last
-reference to its pixels is gone, in whatever thread that happens.
+One anonymous file holds a few slots, each large enough for any chunk.  Nobody can name the file, so
+nothing is left behind whoever is killed, and its size is sealed, so a process that a video took
+over cannot make the program fault.  The program lends slots to whoever receives frames; a slot
+comes back when the last reference to its pixels is gone, in whatever thread that happens.
 """
 
 import mmap
@@ -12,35 +11,19 @@ import os
 import sys
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from itertools import count
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-__all__ = ["AHEAD_BYTES", "SLOT_BYTES", "LentSlots", "OwnSlots", "SlotError", "open_slots"]
+from vidcomp.sample.decode._memory import LEAST_MAP_BYTES, NUM_SLOTS, SLOT_BYTES, Maps
 
-AHEAD_BYTES = 128 << 20
-"""Pixels that may wait for the program, unless it waits for them."""
-SLOT_BYTES = 1 << 36
-"""More than any chunk; only addresses, no memory."""
+__all__ = ["OwnSlots", "SlotError", "open_slots"]
 
-_NUM_SLOTS = 8
 # Left to the process however many frames the program keeps: one to be written, one to be read.
 _NUM_HELD_BACK = 2
 _LENT_BYTES = 256 << 20
 _LARGE_BYTES = 32 << 20
-_LEAST_MAP = 1 << 20
 
 _all_slots: "weakref.WeakSet[OwnSlots]" = weakref.WeakSet()
-
-
-class _Reserved(NamedTuple):
-    slot: int
-    num_bytes: int
-    address: int
 
 
 class SlotError(Exception):
@@ -58,45 +41,14 @@ def open_slots() -> "OwnSlots | None":
     except OSError:
         return None
     try:
-        os.ftruncate(file, _NUM_SLOTS * SLOT_BYTES)
+        os.ftruncate(file, NUM_SLOTS * SLOT_BYTES)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-        mmap.mmap(file, _LEAST_MAP).close()
+        mmap.mmap(file, LEAST_MAP_BYTES).close()
     except OSError:  # such as a limit on the size of files
         os.close(file)
         return None
     return OwnSlots(file)
-
-
-class _Maps:
-    """Slots as bytes of this process."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._maps: dict[int, mmap.mmap] = {}
-
-    def view(self, slot: int, num_bytes: int) -> NDArray[np.uint8]:
-        """[num_bytes] the beginning of a slot; stays valid for as long as the array lives."""
-        known = self._maps.get(slot)
-        if known is None or len(known) < num_bytes:
-            size = max(_LEAST_MAP, 1 << (num_bytes - 1).bit_length())
-            known = mmap.mmap(self._file, size, offset=slot * SLOT_BYTES)
-            self._maps[slot] = known
-        return np.frombuffer(known, np.uint8, num_bytes)
-
-    def empty(self, slot: int) -> None:
-        """Gives the slot's memory back to the system."""
-        if sys.platform == "linux" and (known := self._maps.get(slot)) is not None:
-            known.madvise(mmap.MADV_REMOVE)
-
-    def close(self) -> None:
-        """Lets go of all that no array needs."""
-        for known in self._maps.values():
-            try:
-                known.close()
-            except BufferError:  # ends with the frames that live there
-                continue
-        self._maps = {}
 
 
 class OwnSlots:
@@ -108,13 +60,13 @@ class OwnSlots:
     def __init__(self, file: int) -> None:
         self.file = file
         """Descriptor, to be inherited by the process."""
-        self._maps = _Maps(file)
-        self._filling = set(range(_NUM_SLOTS))  # the process may write to these
+        self._maps = Maps(file)
+        self._filling = set(range(NUM_SLOTS))  # the process may write to these
         self._lent: dict[int, int] = {}  # bytes of those that frames live in
         self._back: deque[int] = deque()  # free again; any thread may append
         self._free: list[int] = []  # not yet told
         self._worn: set[int] = set()
-        self._sizes = dict.fromkeys(range(_NUM_SLOTS), 0)  # bytes that the process put there last
+        self._sizes = dict.fromkeys(range(NUM_SLOTS), 0)  # bytes that the process put there last
         self._is_resting = False
         _all_slots.add(self)
 
@@ -207,83 +159,7 @@ class OwnSlots:
         is_small = sum(self._lent.values()) + num_bytes <= _LENT_BYTES
         # Who goes through frames in a loop still holds the last ones when the next come.
         is_room = is_small or len(self._lent) < 2
-        return num_busy < _NUM_SLOTS - _NUM_HELD_BACK and is_room
-
-
-class LentSlots:
-    """The process's side: fills free slots, the one used last first, as its memory is at hand."""
-
-    def __init__(self, file: int) -> None:
-        """Takes the program's descriptor over."""
-        os.set_inheritable(file, False)
-        self._maps = _Maps(file)
-        self._free = list(range(_NUM_SLOTS))
-        self._held = dict.fromkeys(self._free, 0)  # bytes that a slot takes of the memory
-        self._most_bytes = SLOT_BYTES
-        self._reserved: dict[int, _Reserved] = {}
-        self._numbers = count()
-
-    @property
-    def has_free(self) -> bool:
-        """A slot can be filled."""
-        return bool(self._free)
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Pixels that are being written."""
-        return sum(each.num_bytes for each in self._reserved.values())
-
-    def reserve(self, num_bytes: int) -> torch.Tensor:
-        """[num_bytes] uint8 of a free slot; free again if its memory is let go of unsent."""
-        slot = self._free.pop()
-        if self._held[slot] > max(num_bytes, self._most_bytes):
-            self._empty(slot)
-        self._held[slot] = max(self._held[slot], num_bytes)
-        array = self._maps.view(slot, num_bytes)
-        pixels = torch.from_numpy(array)
-        number = next(self._numbers)
-        self._reserved[number] = _Reserved(slot, num_bytes, pixels.data_ptr())
-        weakref.finalize(array, self._forget, number).atexit = False
-        return pixels
-
-    def holds(self, pixels: torch.Tensor) -> bool:
-        """The pixels lie in a slot, row by row."""
-        return self._place(pixels) is not None
-
-    def send(self, pixels: torch.Tensor) -> int:
-        """The slot that holds these pixels; they are copied to a free one if they lie elsewhere."""
-        number = self._place(pixels)
-        if number is not None:
-            return self._reserved.pop(number).slot
-        copy = self.reserve(pixels.numel())
-        copy.view(pixels.shape).copy_(pixels)
-        return self.send(copy)
-
-    def add_free(self, slots: Sequence[int]) -> None:
-        """Slots that came back."""
-        self._free += slots
-
-    def trim(self, most_bytes: int) -> None:
-        """Empties slots that hold more than that: free ones now, others before they are filled."""
-        self._most_bytes = most_bytes
-        for slot in self._free:
-            if self._held[slot] > most_bytes:
-                self._empty(slot)
-
-    def _empty(self, slot: int) -> None:
-        self._maps.empty(slot)
-        self._held[slot] = 0
-
-    def _place(self, pixels: torch.Tensor) -> int | None:
-        address, num_bytes = pixels.data_ptr(), pixels.numel()
-        for number, each in self._reserved.items():
-            if (each.address, each.num_bytes) == (address, num_bytes) and pixels.is_contiguous():
-                return number
-        return None
-
-    def _forget(self, number: int) -> None:
-        if (each := self._reserved.pop(number, None)) is not None:
-            self._free.append(each.slot)
+        return num_busy < NUM_SLOTS - _NUM_HELD_BACK and is_room
 
 
 def _wear_out() -> None:
