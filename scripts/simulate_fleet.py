@@ -1,8 +1,8 @@
 """A fleet of machines works through millions of videos: how long, how much wasted, what it costs.
 
-    python scripts/simulate_fleet.py --measure                     # what a video costs here
-    python scripts/simulate_fleet.py --publish                     # tables and picture for the docs
-    python scripts/simulate_fleet.py --actors 64 --losses 0.05     # one run, its result printed
+    python scripts/simulate_fleet.py --measure                         # what a video costs here
+    python scripts/simulate_fleet.py --publish storage fleet picture   # for the docs
+    python scripts/simulate_fleet.py --actors 64 --losses 0.05         # one run, its result printed
 
 Every video is followed through readers, queue, encoder and writer of its machine; around that,
 leases or fixed parts, starts, losses, crashes, files that hang, slow nodes, an autoscaler.  Costs
@@ -47,10 +47,18 @@ def main() -> None:
     costs = load_costs(options.costs)
     corpus, frames_per_s = corpus_of(options), options.frames_per_s or None
     fleet = fleet_of(options, costs)
-    if options.publish:
-        publish_all(options, costs, corpus, fleet, frames_per_s)
-        return
+    if "storage" in options.publish:
+        publish_storage(costs)
+    if "fleet" in options.publish:
+        publish_fleet(options, costs, corpus, fleet)
     rng = np.random.default_rng(options.seed)
+    if "picture" in options.publish:
+        number = min(options.videos, 1_000_000)
+        videos = make_videos(number, costs, corpus, frames_per_s=frames_per_s, rng=rng)
+        path = DOCS / "images" / "fleet.png"
+        print(draw(videos, fleet, (8, 16, 32, 64, 128), path, options.seed))
+    if options.publish:
+        return
     videos = make_videos(options.videos, costs, corpus, frames_per_s=frames_per_s, rng=rng)
     result = simulate(videos, fleet, seed=options.seed)
     told = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "outcome"}
@@ -63,34 +71,35 @@ def main() -> None:
     print(json.dumps({"fleet": asdict(fleet), "corpus": asdict(corpus), "result": told}, indent=1))
 
 
-def publish_all(
-    options: argparse.Namespace,
-    costs: Costs,
-    corpus: Corpus,
-    fleet: Fleet,
-    frames_per_s: float | None,
-) -> None:
-    """Two tables and the picture."""
-    command = "python scripts/simulate_fleet.py --publish"
-    device = f"{frames_per_s:g} frames/s (an example: no device was measured)"
+def publish_storage(costs: Costs) -> None:
+    """The table of bytes."""
     publish(
         "fleet_storage",
         "Bytes of a cache by recipe, in GB per million videos",
-        command,
+        "python scripts/simulate_fleet.py --publish storage",
         STORAGE_HEADER,
         storage_rows(costs),
         "Computed from the format, shard headers and index included; a test compares it with "
         "caches that were written.  `pytorchvideo-mvit`: a video of 17 s or more; `video-llm`: 30 "
-        "s of 640 x 360.",
+        "s of 640 x 360, three levels of deepstack features with it.",
     )
+
+
+def publish_fleet(options: argparse.Namespace, costs: Costs, corpus: Corpus, fleet: Fleet) -> None:
+    """The table of runs."""
+    device = "one core"
+    if options.frames_per_s:
+        device = f"{options.frames_per_s:g} frames/s (an example: no device was measured)"
     publish(
         "fleet",
         f"A simulated fleet of {fleet.actors} nodes over {options.videos:,} videos",
-        command,
+        "python scripts/simulate_fleet.py --publish fleet",
         FLEET_HEADER,
-        fleet_rows(options.videos, costs, corpus, fleet, frames_per_s, options.seed),
+        fleet_rows(
+            options.videos, costs, corpus, fleet, options.frames_per_s or None, options.seed
+        ),
         f"Costs of a video as measured (`benchmarks/fleet_costs.json`, recipe `{costs.recipe}`); "
-        f"{fleet.readers} readers a node; encoder {device if frames_per_s else 'on one core'}; "
+        f"{fleet.readers} readers a node; encoder: {device}; "
         f"lengths lognormal with median {corpus.median_s:g} s and sigma {corpus.sigma:g}, sizes "
         f"{', '.join(map(str, costs.decode))} lines in equal parts, {corpus.corrupt:.1%} of the "
         f"files corrupt, {corpus.crashes:.2%} crash and {corpus.hangs:.2%} hang their reader: "
@@ -98,10 +107,6 @@ def publish_all(
         f"work shared evenly.  Every video had exactly one outcome in every run.  Seed "
         f"{options.seed}.",
     )
-    rng = np.random.default_rng(options.seed)
-    videos = make_videos(options.videos, costs, corpus, frames_per_s=frames_per_s, rng=rng)
-    path = DOCS / "images" / "fleet.png"
-    print(draw(videos, fleet, (8, 16, 32, 64, 128, 256), path, options.seed))
 
 
 def corpus_of(options: argparse.Namespace) -> Corpus:
@@ -145,7 +150,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--measure", action="store_true", help="measure what a video costs here, and write --costs")
-    add("--publish", action="store_true", help="write the tables and the picture of the docs")
+    parts = ("storage", "fleet", "picture")
+    add("--publish", nargs="+", choices=parts, default=[], help="write tables, picture of the docs")
     add("--costs", type=Path, default=COSTS, help="file of measured costs")
     add("--videos", type=lambda text: int(float(text)), default=10_000_000)
     add("--seed", type=int, default=0)

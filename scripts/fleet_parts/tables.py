@@ -1,5 +1,7 @@
 """What is published: fleets at work, bytes of recipes, a picture of time over nodes."""
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +12,22 @@ from .costs import Costs
 from .fleet import FAILED, LOST, Fleet, Result
 from .simulation import simulate
 from .storage import EXAMPLES, bytes_per_video
-from .videos import Corpus, Videos, make_videos
+from .videos import Corpus, Videos, encode_seconds, make_videos
 
 __all__ = [
     "EXAMPLE",
     "FLEET_HEADER",
     "STORAGE_HEADER",
+    "Case",
     "bound_s",
+    "cases",
+    "decode_seconds",
     "draw",
     "fleet_row",
     "fleet_rows",
+    "rate_rows",
     "storage_rows",
+    "videos_per_hour",
 ]
 
 EXAMPLE = Fleet(actors=64, readers=8)
@@ -111,9 +118,11 @@ def fleet_rows(
     """All cases over the same videos."""
     rng = np.random.default_rng(seed)
     videos = make_videos(number, costs, corpus, frames_per_s=frames_per_s, rng=rng)
-    return [
-        fleet_row(case, videos, simulate(videos, case.fleet, seed=seed)) for case in cases(fleet)
-    ]
+    rows = []
+    for case in cases(fleet):
+        rows.append(fleet_row(case, videos, simulate(videos, case.fleet, seed=seed)))
+        print(*rows[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 def storage_rows(costs: Costs) -> list[tuple[object, ...]]:
@@ -158,7 +167,12 @@ def draw(videos: Videos, fleet: Fleet, nodes: Sequence[int], path: Path, seed: i
     }
     figure = Figure(figsize=(10.5, 6.2), facecolor="white")
     figure.text(
-        0.07, 0.945, "Hours for ten million videos", fontsize=15, color="#18181c", weight="bold"
+        0.07,
+        0.945,
+        f"Hours for {len(videos):,} videos",
+        fontsize=15,
+        color="#18181c",
+        weight="bold",
     )
     facts = "simulated; disturbed: 5 % of the nodes lost an hour, 3 % at half speed"
     figure.text(0.07, 0.905, facts, fontsize=10, color="#77777f")
@@ -175,7 +189,7 @@ def draw(videos: Videos, fleet: Fleet, nodes: Sequence[int], path: Path, seed: i
     axes.set_yscale("log")
     axes.set_xticks(nodes, [str(count) for count in nodes])
     axes.minorticks_off()
-    ticks = [0.5, 1, 2, 5, 10, 20]
+    ticks = [0.1, 0.2, 0.5, 1, 2, 5]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("nodes", fontsize=10, color="#77777f")
     axes.set_ylabel("hours", fontsize=10, color="#77777f")
@@ -192,3 +206,33 @@ def _hours(videos: Videos, fleet: Fleet, plan: Fleet | None, nodes: int, seed: i
     if plan is None:
         return bound_s(videos, replace(fleet, actors=nodes)) / 3600
     return simulate(videos, replace(plan, actors=nodes), seed=seed).makespan_s / 3600
+
+
+# -- what one device can do ----------------------------------------------------------------------
+
+
+def videos_per_hour(
+    costs: Costs, height: int, length_s: float, *, cores: int, frames_per_s: float | None
+) -> float:
+    """Of one device with so many cores to decode for it: the slower of the two sets the pace."""
+    seconds = decode_seconds(costs, height, length_s)
+    return 3600 * min(cores / seconds, 1 / encode_seconds(costs, frames_per_s))
+
+
+def decode_seconds(costs: Costs, height: int, length_s: float) -> float:
+    """Core seconds before a video reaches the encoder."""
+    return float(costs.decode[height].of(np.array([length_s]))[0]) + costs.overhead_s
+
+
+def rate_rows(costs: Costs, *, length_s: float, frames_per_s: float) -> list[tuple[object, ...]]:
+    """By height: core seconds, videos an hour of 8, 16 and 32 cores, cores that feed the device."""
+    rows: list[tuple[object, ...]] = []
+    for height in costs.decode:
+        seconds = decode_seconds(costs, height, length_s)
+        rates = [
+            round(videos_per_hour(costs, height, length_s, cores=c, frames_per_s=frames_per_s), -2)
+            for c in (8, 16, 32)
+        ]
+        needed = math.ceil(seconds / encode_seconds(costs, frames_per_s))
+        rows.append((height, f"{seconds:.2f}", *(f"{rate:,.0f}" for rate in rates), needed))
+    return rows
