@@ -193,7 +193,8 @@ class Driver:
         for number, host in ready.items():
             host.is_alone &= ledger.held(number) > 0
         reserved = self._deal_suspects(ready)
-        for number, host in ready.items():
+        for number in sorted(ready, key=ledger.held):  # what was taken back is for the idle
+            host = ready[number]
             if host.is_alone or number == reserved:
                 continue
             most = host.pace.lease(ledger.held(number), ledger.num_waiting, len(ready))

@@ -29,10 +29,10 @@ class FakePool:
         refusal: chance that a host cannot start.
     """
 
-    def __init__(self, seed=0, poison=(), death=0.0, refusal=0.0, room=4, hang=0.0):
+    def __init__(self, seed=0, poison=(), death=0.0, refusal=0.0, room=4, hang=0.0, stuck=()):
         self.rng = random.Random(seed)
         self.poison, self.death, self.refusal, self.room = set(poison), death, refusal, room
-        self.hang = hang
+        self.hang, self.stuck = hang, set(stuck)
         self.now = 0.0
         self.alive: dict[int, dict] = {}
         self.num_started = 0
@@ -96,7 +96,7 @@ class FakePool:
             yield Event(host, me["todo"][:])
             me["todo"].clear()
             me["back"] = False
-        while me["todo"] and len(me["doing"]) < 2:
+        while me["todo"] and len(me["doing"]) < (1 if self.stuck else 2):
             me["doing"].append(me["todo"].pop(0))
             me["began"] += 1
         if self.poison & set(me["doing"]) or self.rng.random() < self.death:
@@ -105,7 +105,7 @@ class FakePool:
             me["state"] = "hung"
             yield Event(host, Trouble(kind="ActorDiedError", message="died"))
             return
-        ended = [key for key in me["doing"] if self.rng.random() < 0.7]
+        ended = [k for k in me["doing"] if k not in self.stuck and self.rng.random() < 0.7]
         me["doing"] = [key for key in me["doing"] if key not in ended]
         self.done.update(ended)
         me["s"] += 0.01
@@ -247,14 +247,19 @@ def test_hosts_are_added_while_there_is_a_backlog_and_go_when_there_is_none():
 
 
 def test_a_host_without_work_gets_what_another_has_not_begun():
-    pool = FakePool()
-    run = driver(pool, min_hosts=2, max_hosts=2)
+    """Host 1 sits on one item for ever and has three more in reserve."""
+    pool = FakePool(stuck={"0"})
+    run = driver(pool, min_hosts=2, max_hosts=2, readers=1)
     run.begin(4)
+    while len(run.at_work) < 2:
+        for event in pool.events(0.25):
+            list(run._handle(event))
     ledger = Ledger(items(4))
-    assert len(ledger.lease(1, 4)) == 4
-    pool.lease(1, items(4))
-    list(run.run(ledger))
-    assert sum(pool.done.values()) == 4
+    pool.lease(1, ledger.lease(1, 4))
+    receipts = run.run(ledger)
+    assert {next(receipts).key for _ in range(3)} == {"1", "2", "3"}
+    pool.stuck.clear()
+    assert [one.key for one in receipts] == ["0"]
 
 
 @given(

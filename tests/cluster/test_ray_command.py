@@ -116,7 +116,7 @@ def test_rows_that_repeat_a_video_are_counted_and_two_drivers_do_no_harm(toy, ma
 
 
 def test_too_many_failures_end_the_run_and_what_is_written_stays(toy, mixed, tmp_path):
-    process = start(mixed, tmp_path / "cut", toy.address, "--max-failures", "0")
+    process = start(mixed, tmp_path / "cut", toy.address, "--max-failures", "0", "--stall", "30")
     told, err = finish(process)
     assert process.returncode == 4, err
     assert (told["stopped"], told["failed"]) == (True, 1)
