@@ -1,6 +1,7 @@
 """Fixed positions of tokens, whole or between the cells of a grid: sines and cosines.
 
-Legend: B clips, N rows of a clip, D features, Q quarter or half of D, F bands.
+Legend: B clips, N rows of a clip, D features, Q quarter or half of D, F bands, U places, R rows and
+S columns that differ.
 """
 
 from functools import lru_cache
@@ -19,24 +20,39 @@ def sincos(place: Tensor, dim: int) -> Tensor:
 
     An odd ``dim`` leaves out the last cosine.
     """
+    return _rows(*_table(place, dim))
+
+
+def _table(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """[U, dim] of the places that differ, and [...] int64 which of them each is: few differ, as a
+    clip has as many as it has rows, columns or frames.
+    """
     half = -(-dim // 2)
-    # Few places differ from each other: a clip has as many as it has rows, columns or frames.
     value, index = torch.unique(place.float(), return_inverse=True)
     rate_Q = 10000 ** -(torch.arange(half, device=place.device, dtype=torch.float32) / half)
     angle_UQ = value[:, None] * rate_Q
-    table_UD = torch.cat([angle_UQ.sin(), angle_UQ.cos()], dim=1)[:, :dim]
-    # By numbers of rows in one axis: half the time of an index of any shape.
-    return table_UD.index_select(0, index.flatten()).view(*index.shape, dim)
+    return torch.cat([angle_UQ.sin(), angle_UQ.cos()], dim=1)[:, :dim], index
 
 
+def _rows(table_UD: Tensor, index: Tensor) -> Tensor:
+    """[..., D] rows of a table; by numbers in one axis, which takes half the time of any shape."""
+    return table_UD.index_select(0, index.flatten()).view(*index.shape, table_UD.shape[1])
+
+
+@untraced
 def sincos_hw(places: Tensor, dim: int) -> Tensor:
     """[..., dim] float32 of (h, w) places [..., 2]: ``sincos`` of the column, then of the row.
 
     The column comes first, as in the tables of MAE, on whose order checkpoints rely.
     """
     half = 2 * -(-dim // 4)
-    row, column = (sincos(place, half) for place in places.unbind(-1))
-    return torch.cat([column, row], dim=-1)[..., :dim]
+    tables = [_table(place, half) for place in places.unbind(-1)]
+    (row_RQ, row), (column_SQ, column) = tables
+    sizes = len(row_RQ), len(column_SQ), half
+    if sizes[0] * sizes[1] > row.numel():  # merged tokens lie anywhere
+        return torch.cat([_rows(column_SQ, column), _rows(row_RQ, row)], dim=-1)[..., :dim]
+    pair_RSD = torch.cat([column_SQ.expand(sizes), row_RQ[:, None].expand(sizes)], dim=2)
+    return _rows(pair_RSD[..., :dim].flatten(0, 1), row * sizes[1] + column)
 
 
 def grid_table(h: int, w: int, dim: int) -> Tensor:

@@ -185,7 +185,7 @@ class SincosResampler(LatentProjector):
             )
         if self.config.times == "none":
             return where_BND
-        return where_BND + sincos(self._times(clips), dim)
+        return sincos(self._times(clips), dim).add_(where_BND)
 
     def _times(self, clips: ClipSets) -> Tensor:
         """[B, N] number of the frame in the clip, or of its time step in the video."""
