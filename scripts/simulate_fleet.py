@@ -56,7 +56,7 @@ def main() -> None:
         number = min(options.videos, 1_000_000)
         videos = make_videos(number, costs, corpus, frames_per_s=frames_per_s, rng=rng)
         path = DOCS / "images" / "fleet.png"
-        print(draw(videos, fleet, (8, 16, 32, 64, 128), path, options.seed))
+        print(draw(videos, fleet, (8, 16, 32, 64, 128, 256), path, options.seed))
     if options.publish:
         return
     videos = make_videos(options.videos, costs, corpus, frames_per_s=frames_per_s, rng=rng)
