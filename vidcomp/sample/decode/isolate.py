@@ -9,10 +9,12 @@ it; elsewhere over a pipe, with one chunk ahead.
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal, Self
 
-from vidcomp.errors import ConfigError
+from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.sample.decode._blame import death, error_of
 from vidcomp.sample.decode._process import DecodeProcess, GoneError
 from vidcomp.sample.decode._request import DecodeRequest
@@ -21,6 +23,9 @@ from vidcomp.types import Frames
 
 __all__ = ["DecodeWorker"]
 
+# About as long as a process takes to start on a busy machine: so long before one is due to be
+# replaced its successor is started, so that nobody waits for it.
+_AHEAD_S = 6.0
 # A process that does not let go of an abandoned file is replaced, which takes about as long.
 _LET_GO_S = 5.0
 
@@ -63,15 +68,19 @@ class DecodeWorker:
         self._recycle_after = recycle_after
         self._memory_limit_bytes = memory_limit_bytes
         self._process: DecodeProcess | None = None
+        self._successor: DecodeProcess | None = None
+        self._since_s = 0.0
+        """When the process got its first request."""
         self._job = 0
         self._state: Literal["idle", "active", "stopping"] = "idle"
 
     def start(self) -> None:
         """Starts the process without waiting for it, to hide its start behind other work."""
         if self._process is not None and self._process.owner != os.getpid():
-            self._process = None  # a fork copied it; it is not ours
+            self._process = self._successor = None  # a fork copied them; they are not ours
         if self._process is None:
-            self._process = DecodeProcess(self._memory_limit_bytes)
+            ready, self._successor = self._successor, None
+            self._process = ready or DecodeProcess(self._memory_limit_bytes)
             self._state = "idle"
 
     def frames(self, request: DecodeRequest) -> Iterator[Frames]:
@@ -122,6 +131,9 @@ class DecodeWorker:
         """Ends the process; frames stay valid, and the worker can be used again."""
         self._job += 1
         self._drop()
+        if self._successor is not None:
+            self._successor.end()
+        self._successor = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -149,7 +161,20 @@ class DecodeWorker:
             self._drop()
             return self._idle_process()
         process.wait_ready()
+        self._provide_successor(process)
         return process
+
+    def _provide_successor(self, process: DecodeProcess) -> None:
+        """Starts it when the process is about to be replaced."""
+        now_s = time.monotonic()
+        if process.num_requests == 0:
+            self._since_s = now_s
+            return
+        each_s = (now_s - self._since_s) / process.num_requests
+        num_left = self._recycle_after - process.num_requests
+        if self._successor is None and num_left * each_s < _AHEAD_S:
+            with suppress(VidcompError):  # told when there is no other
+                self._successor = DecodeProcess(self._memory_limit_bytes)
 
     def _becomes_idle(self, process: DecodeProcess) -> bool:
         """Waits until an abandoned request is over; False if the process died over it."""
