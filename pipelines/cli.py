@@ -12,6 +12,7 @@ import click
 
 from vidcomp import __version__
 
+from .allocator import keep_little
 from .cli_cache import cache
 from .evaluate_command import evaluate
 from .extract_command import extract
@@ -28,6 +29,7 @@ def main() -> None:
     # Read when torch loads its OpenMP: threads that wait sleep, and do not take the readers' cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     fill_missing_streams()
+    keep_little()
 
 
 @main.command(context_settings=CONTEXT)
