@@ -1,12 +1,16 @@
-"""The job against the naive loop, reading against the usual path, and memory over length.
+"""The job against the naive loop, its engine against what the hardware allows, and its memory.
 
-    python scripts/bench_extract.py [read] [job] [memory] [--clips DIR] [--rounds N]
+    python scripts/bench_extract.py [PART ...] [--clips DIR] [--rounds N]
 
-``read``    CPU of decoding 32 frames and preparing them for SigLIP, against decord at full size
-            followed by the model's own processor, over the files of ``--clips``.
-``job``     wall time of the job, with an encoder that waits as a device would and with real ones
-            on the CPU, against decode, encode, ``torch.save``, one video after another.
-``memory``  peak memory of decode and encode for 60 s and 60 min of video at 2 frames per second.
+``read``      CPU of decoding 32 frames and preparing them for SigLIP, against decord at full size
+              followed by the model's own processor, over the files of ``--clips``.
+``job``       wall time of the job, with an encoder that waits as a device would and with real ones
+              on the CPU, against decode, encode, ``torch.save``, one video after another.
+``engine``    the job's wall over that of its slower half, decoding or encoding, done alone.
+``workers``   how a job that decodes only scales from one reader to two.
+``overhead``  what a video costs beyond decoding and encoding it, with tiny videos.
+``memory``    peak memory of decode and encode for 60 s and 60 min of video at 2 frames per second.
+``flat``      memory of the job and its readers over 2000 videos.
 """
 
 import argparse
@@ -17,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,43 +28,47 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, befo
 
 import numpy as np
 import torch
-from _bench import cpu_s, interleaved, median_ratio, publish, write_video
+from _bench import cpu_s, interleaved, median_ratio, publish
+from _extract_cases import WAIT_S, decoding, encoding, job_of, looping
+from _extract_clips import FRAMES, RECIPE, Waiting, make_corpus, with_encoder, write_noise
+from _extract_costs import bench_flat, bench_overhead
+from _extract_speed import bench_engine, bench_workers, decode_on_demand
 
-from vidcomp.api import Prepared, encode_stream, prepare
-from vidcomp.config import Recipe, identity
+from vidcomp.api import Prepared, prepare
+from vidcomp.config import Recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.functional.resize import Resize
 from vidcomp.pipelines.engine import Engine
 from vidcomp.pipelines.inputs import expand
 from vidcomp.sample.decode import DecodeRequest, stream_frames
-from vidcomp.store import CacheWriter
-from vidcomp.types import Frames, Grid, VideoTokens
-
-FRAMES = 32
-WAIT_S = 0.12
-RECIPE = {
-    "sample": {"name": "uniform", "num_frames": FRAMES},
-    "encode": {"name": "dct"},
-    "compress": {"budget": {"tokens": 196}, "stages": [{"name": "uniform"}]},
-}
 
 
 def main() -> None:
     """Run the parts that were asked for."""
+    parts = {
+        "read": bench_read,
+        "job": bench_job,
+        "engine": bench_engine,
+        "workers": bench_workers,
+        "overhead": bench_overhead,
+        "memory": bench_memory,
+        "flat": bench_flat,
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["read", "job", "memory"])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
     parser.add_argument("--clips", type=Path, help="folder of videos for the part read")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         print(json.dumps(peak_of(options.peak)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for part in options.parts:
-            {"read": bench_read, "job": bench_job, "memory": bench_memory}[part](
-                options, Path(folder)
-            )
+    elif options.decode:
+        decode_on_demand(options.decode)
+    else:
+        for part in options.parts or parts:
+            with tempfile.TemporaryDirectory() as folder:
+                parts[part](options, Path(folder))
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -135,25 +142,6 @@ def usual_reader_of(path: Path) -> Callable[[], int]:
 # -- the job -------------------------------------------------------------------------------------
 
 
-class Waiting(Encoder):
-    """Waits for each frame as a device would, then returns what a real encoder gives."""
-
-    def __init__(self, inner: Encoder, wait_s: float) -> None:
-        self.inner, self.wait_s = inner, wait_s
-        self.config, self.resize, self.dim = inner.config, inner.resize, inner.dim
-
-    def grid(self, num_frames: int, height: int, width: int) -> Grid:
-        """As the real one."""
-        return self.inner.grid(num_frames, height, width)
-
-    def many(self, batch: list[Frames]) -> list[VideoTokens]:
-        """Wait, then encode; the real encoder's own time is part of the wait."""
-        until = time.perf_counter() + self.wait_s * sum(map(len, batch)) / FRAMES
-        tokens = self.inner.many(batch)
-        time.sleep(max(0.0, until - time.perf_counter()))
-        return tokens
-
-
 def bench_job(options: argparse.Namespace, scratch: Path) -> None:
     """Wall of the job against the loop, and against what the hardware allows."""
     clips = make_corpus(scratch, count=40)
@@ -183,37 +171,14 @@ def race(
 ) -> tuple[float, float, float, float]:
     """Medians: (loop, job, job / bound, loop / job)."""
     items = expand([str(clips)])
-    requests = [prepared.request(item.path) for item in items]
-
-    def loop() -> None:
-        out = Path(tempfile.mkdtemp(dir=scratch))
-        for i, request in enumerate(requests):
-            video = encode_stream(prepared, stream_frames(request), request)
-            torch.save(video.reduce().tokens, out / f"{i}.pt")
-
-    def decode() -> None:
-        for request in requests:
-            for _ in stream_frames(request):
-                pass
-
-    chunks = [list(stream_frames(request)) for request in requests]
-
-    def encode() -> None:
-        for parts in chunks:
-            prepared.encode(parts)
-
     with Engine(workers=workers) as engine:
-
-        def job() -> None:
-            out = Path(tempfile.mkdtemp(dir=scratch))
-            with CacheWriter(
-                out, identity=identity(prepared.recipe), weights={}, settings=prepared.recipe.store
-            ) as writer:
-                write = lambda done: writer.add(done.item.key, done.video, {}, None)  # noqa: E731
-                assert len(list(engine.run(prepared, items, write))) == len(items)
-
-        job()  # warm up the readers
-        cases = {"loop": loop, "job": job, "decode": decode, "encode": encode}
+        cases = {
+            "loop": looping(prepared, items, scratch),
+            "job": job_of(engine, prepared, items, scratch),
+            "decode": decoding(prepared, items),
+            "encode": encoding(prepared, items),
+        }
+        cases["job"]()  # the readers start
         seconds = interleaved(cases, rounds=rounds)
     bound = [max(d / workers, e) for d, e in zip(seconds["decode"], seconds["encode"], strict=True)]
     medians = (statistics.median(seconds[name]) for name in ("loop", "job"))
@@ -221,16 +186,6 @@ def race(
         *medians,
         median_ratio(seconds["job"], bound),
         median_ratio(seconds["loop"], seconds["job"]),
-    )
-
-
-def with_encoder(prepared: Prepared, encoder: Encoder) -> Prepared:
-    """The same recipe with another encoder."""
-    return Prepared(
-        recipe=prepared.recipe,
-        encoder=encoder,
-        pipeline=prepared.pipeline,
-        projector=None,
     )
 
 
@@ -290,29 +245,6 @@ def peak_of(path: Path) -> dict[str, float]:
     tokens = sum(len(chunk) for chunk in prepared.encoder.stream(stream_frames(request)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"tokens": tokens, "peak_mb": round(peak, 1)}
-
-
-def write_noise(path: Path, seconds: int, fps: int = 10) -> None:
-    """A video of moving noise, 320x180."""
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 255, (180, 320, 3), dtype=np.uint8)
-    write_video(path, (np.roll(base, 3 * i, axis=1) for i in range(seconds * fps)), fps=fps)
-
-
-def make_corpus(scratch: Path, count: int = 12) -> Path:
-    """Clips of 480x270, 3 to 6 s at 25 frames per second, with motion."""
-    folder = scratch / f"corpus{count}"
-    if folder.exists():
-        return folder
-    folder.mkdir()
-    for i in range(count):
-        rng = np.random.default_rng(i)
-        coarse = rng.integers(0, 255, (17, 30, 3)).repeat(16, 0).repeat(16, 1)[:270, :480]
-        base = coarse.astype(np.uint8)
-        length = int(rng.integers(75, 150))
-        frames = (np.roll(base, (2 * t, 5 * t), axis=(0, 1)) for t in range(length))
-        write_video(folder / f"{i:02}.mp4", frames, fps=25)
-    return folder
 
 
 if __name__ == "__main__":
