@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def measure(
         for height in heights:
             clips[height] = [_clip(scratch, height, BASE_S * times, times) for times in repeats]
             points[height] = {
-                float(BASE_S * times): _median(lambda p=path: _decode(prepared, p), rounds)
+                float(BASE_S * times): _median(partial(_decode, prepared, path), rounds)
                 for times, path in zip(repeats, clips[height], strict=True)
             }
         video = _gathered(prepared, clips[heights[0]][0])
@@ -125,11 +126,11 @@ def _clip(scratch: Path, height: int, length_s: int, times: int) -> Path:
         stream: Any = None
         for turn in range(times):
             with av.open(str(base)) as source:
-                track = source.streams.video[0]
+                track: Any = source.streams.video[0]
                 stream = stream or output.add_stream_from_template(track)
                 shift = int(turn * BASE_S / track.time_base)
                 for packet in source.demux(track):
-                    if packet.dts is None:
+                    if packet.dts is None or packet.pts is None:
                         continue
                     packet.pts += shift
                     packet.dts += shift

@@ -310,3 +310,19 @@ def test_the_shapes_of_recipes_are_those_of_their_files(name):
     elif recipe.compress is not None:
         patches = math.prod(shape.grid)
         assert shape.tokens == recipe.compress.budget.resolve(patches, shape.grid[0], 60.0)
+
+
+@pytest.mark.slow
+def test_costs_are_measured_and_kept(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from fleet_parts.costs import save_costs
+    from fleet_parts.measure import measure
+
+    costs = measure(heights=(96, 144), repeats=(1, 2), rounds=1, num_tiny=20)
+    save_costs(costs, tmp_path / "costs.json")
+    assert replace(load_costs(tmp_path / "costs.json"), details={}) == replace(costs, details={})
+    assert (costs.recipe, costs.num_frames, costs.frame_bytes) == ("embedded", 32, 3 * 224 * 224)
+    assert costs.decode[144].of(np.array([8.0])) > 1e-3
+    assert 1e-5 < costs.encode_per_frame_s < 1
+    assert 300 < costs.meta_nbytes < 3000
+    assert min(costs.compress_s, costs.write_s, costs.commit_s) > 0
