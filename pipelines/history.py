@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from vidcomp.errors import StoreMissError
-from vidcomp.store import open_cache, open_storage
+from vidcomp.store import open_storage
 from vidcomp.store.files import explained
+from vidcomp.store.manifest import read_manifest
 from vidcomp.store.storage import Storage
 
 from .output import format_table, print_json, printable
@@ -76,11 +77,10 @@ def _storage(folder: str, what: str) -> Storage:
     storage = open_storage(folder)
     if isinstance(storage.path, Path) and not storage.path.is_dir():
         raise StoreMissError(f"there is no folder {folder}: pass the one given to extract --out")
-    if not storage.is_local:
-        with explained(f"read {what} of {storage.path}"):
-            is_there = bool(storage.names(what, ".json") or storage.folders(what))
-        if not is_there:
-            open_cache(folder)  # tells if there is no cache
+    with explained(f"read {what} of {storage.path}"):
+        is_there = bool(storage.names(what, ".json") or storage.folders(what))
+    if not is_there:
+        read_manifest(storage)  # tells if there is no cache
     return storage
 
 

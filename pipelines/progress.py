@@ -4,6 +4,7 @@ On a terminal a bar; elsewhere, as in the logs of a cluster, a line a minute.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Console"]
 
+_SCREEN = (100, 24)
 _MOST_LINES = 10
 """Failures, and as many warnings, that are shown one by one."""
 
@@ -85,7 +87,8 @@ class Console(Watcher):
                 self.say(line)
         if self._bar is not None:
             known = self._bar.n + 1 if self._summary is None else _known(self._summary)
-            self._bar.set_postfix_str(", ".join(self._numbers()), refresh=False)
+            shown = [text for text in self._numbers() if not text.endswith((" 0", " 0%"))]
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)  # narrow screens cut it
             self._bar.update(known - self._bar.n)
 
     def draining(self, signal: str) -> None:  # noqa: ARG002
@@ -122,7 +125,16 @@ class Console(Watcher):
             self.say(line)
 
     def _make_bar(self, total: int | None, initial: int) -> "tqdm[Any]":
-        return tqdm(total=total, initial=initial, unit="video", leave=False, dynamic_ncols=True)
+        size = _screen_size()
+        return tqdm(
+            total=total,
+            initial=initial,
+            unit="video",
+            leave=False,
+            dynamic_ncols=size is None,
+            ncols=size and size[0],
+            nrows=size and size[1],
+        )
 
     def _numbers(self) -> list[str]:
         """Counts, and the shares of time that went to waiting."""
@@ -183,6 +195,15 @@ class _Handler(logging.Handler):
             self._console.warn(record.getMessage())
         except Exception:  # noqa: BLE001  # as logging does with what cannot be formatted
             self.handleError(record)
+
+
+def _screen_size() -> tuple[int, int] | None:
+    """Columns and rows to assume of a terminal that knows none, as in containers."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return _SCREEN
+    return None if columns > 0 and rows > 0 else _SCREEN
 
 
 def _known(summary: Summary) -> int:

@@ -126,7 +126,11 @@ def test_a_crash_tells_signal_and_stack(extract, vidcomp, tmp_path, monkeypatch)
 
 def test_runs_are_listed(extract, vidcomp, mixed, tmp_path):
     out = tmp_path / "cache"
-    assert vidcomp("cache", "runs", out).code == 5
+    for command in (["cache", "runs"], ["errors"]):
+        for wrong in (out, mixed):  # nothing, and no cache
+            missing = vidcomp(*command, wrong)
+            assert missing.code == 5
+            assert str(wrong) in missing.err
     extract(mixed, "--out", out)
     extract(mixed, "--out", out, "--retry-failed", "--max-failures", 0, "--workers", 1)
     shown = vidcomp("cache", "runs", out).out
@@ -142,7 +146,6 @@ def test_runs_are_listed(extract, vidcomp, mixed, tmp_path):
     )
     found = vidcomp("cache", "runs", out, "--json").json
     assert [run["state"] for run in found] == ["stopped", "done"]
-    assert vidcomp("cache", "runs", tmp_path / "nowhere").code == 5
 
 
 def test_a_dry_run_tells_what_the_work_will_take(extract, mixed, tmp_path):

@@ -12,8 +12,9 @@ from vidcomp.config import load_recipe
 from vidcomp.pipelines.engine import Waits
 from vidcomp.pipelines.extract import extract
 from vidcomp.pipelines.inputs import Item
+from vidcomp.pipelines.planning import Plan
 from vidcomp.pipelines.progress import Console
-from vidcomp.pipelines.summary import Receipt
+from vidcomp.pipelines.summary import Receipt, Summary
 from vidcomp.pipelines.watching import Watchers
 
 RECIPE = load_recipe("embedded", [])
@@ -62,18 +63,24 @@ def test_a_terminal_shows_a_bar_with_counts_and_waits(show):
 
     shown = show(tell, items(4, rows=2))
     assert "8/8" in shown
-    assert "ok 4, failed 2, skipped 2" in shown
-    assert re.search(r"decode-wait \d+%, encode-wait \d+%, write-wait \d+%", shown)
+    assert "video/s, ok 4, failed 2, skipped 2" in shown
     assert "vidcomp: failed: /nowhere/0 is damaged" in shown
     assert "4 rows repeat a video that another row names" in shown
+
+
+def test_the_bar_tells_where_the_time_goes_and_leaves_out_what_is_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Screen(is_terminal=True))
+    with Console(quiet=False) as console:
+        console._summary = Summary(store="c", recipe="r", planned=2, done=1)
+        console.begun(FakeRunner(lambda _: iter(())))
+        console._started -= 10
+        console.receipt(ok(items(1)[0]), Waits(decode_wait_s=7.5, write_wait_s=1))
+        assert console._bar.postfix == "ok 1, decode-wait 75%, write-wait 10%"
 
 
 def test_what_earlier_runs_did_is_where_the_bar_begins(monkeypatch, tmp_path):
     screen = Screen(is_terminal=True)
     monkeypatch.setattr("sys.stderr", screen)
-    from vidcomp.pipelines.planning import Plan
-    from vidcomp.pipelines.summary import Summary
-
     summary = Summary(store="c", recipe="r", planned=10)
     cached = items(6)
     for one in cached:
