@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 __all__ = ["broadcast", "grows", "piped", "sends"]
@@ -81,7 +81,10 @@ def sends(*parts, linger_s=0.0, seconds=0.0):
                     for piece in _pieces(data):
                         caller.sendall(piece)
                         time.sleep(seconds / _STEP)
-                    time.sleep(linger_s)
+                    if linger_s:  # or until the caller has gone
+                        caller.settimeout(linger_s)
+                        with suppress(OSError):
+                            caller.recv(1)
 
     with _running(serve):
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"

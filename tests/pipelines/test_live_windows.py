@@ -16,6 +16,7 @@ from live_sources import grows, piped, sends
 
 from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError, DecodeError, StoreMissError
+from vidcomp.pipelines import engine as engine_module
 from vidcomp.pipelines import live as live_module
 from vidcomp.pipelines.extract import extract
 from vidcomp.pipelines.inputs import Item
@@ -23,9 +24,11 @@ from vidcomp.pipelines.live import Closed, Opened, follow, live_items, resumed
 from vidcomp.pipelines.records import ErrorLog
 from vidcomp.pipelines.run_options import Options
 from vidcomp.pipelines.windows import parse_window, split, windows_of
+from vidcomp.pipelines.worker import Worker
 from vidcomp.sample.decode import DecodeRequest, Live
 from vidcomp.sample.fps import Fps
 from vidcomp.store import TokenCache
+from vidcomp.store.storage import open_storage
 from vidcomp.types import Frames, Source
 
 SETTINGS = [
@@ -258,6 +261,27 @@ def test_windows_can_be_read_while_the_source_goes_on(clip, tmp_path):
         assert worker.is_alive()
         worker.join()
     assert len(seen) >= 3
+
+
+def test_a_source_that_sends_nothing_more_does_not_hold_up_a_run_that_ends(
+    clip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "_LINGER_S", 0.5)
+    out, options = tmp_path / "cache", Options(isolation="process", stall_s=60, grace_s=30)
+    first = (clip.read_bytes()[:-20_000], clip.read_bytes()[-20_000:])
+    with sends(first[0], linger_s=15.0) as address:
+        items = live_items([address], 2.0)
+        worker = Worker(open_storage(out), RECIPE, options, most=1)
+        receipts = []
+        with worker:
+            for receipt in worker.run(items):
+                receipts.append(receipt)
+                if len(receipts) == 1:
+                    worker.drain()
+                    started = time.monotonic()
+        assert time.monotonic() - started < 12
+    assert [receipt.status for receipt in receipts] == ["ok"] * len(receipts)
+    assert sorted(TokenCache(out)) == sorted(receipt.key for receipt in receipts)
 
 
 def test_samplers_and_engines_that_cannot_follow_are_refused_at_once(tmp_path):
