@@ -30,8 +30,8 @@ from vidcomp.pipelines.summary import Receipt
 from vidcomp.pipelines.worker import Worker
 from vidcomp.store.storage import open_storage
 
-WAIT_S = 0.12
-NUM_CLIPS, NUM_PASSES = 30, 6
+WAIT_S = 0.2
+NUM_CLIPS, NUM_PASSES = 30, 3
 
 
 def main() -> None:

@@ -3,9 +3,11 @@
 import importlib
 import logging
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vidcomp.errors import ConfigError, MissingExtraError, VidcompError
 
@@ -16,6 +18,7 @@ __all__ = ["Cluster"]
 _OBJECTS_BYTES = 128 << 20
 """Shared memory of a Ray of our own: only descriptors and receipts pass through it."""
 _LOCAL = "local"
+_REACH_S = 10.0
 
 
 class Cluster:
@@ -58,6 +61,7 @@ class Cluster:
 
     def _connect(self, options: RayOptions) -> None:
         given: dict[str, Any] = {}
+        _check_reachable(options.address)
         if options.runtime_env is not None:
             given["runtime_env"] = _read_environment(options.runtime_env)
         if options.address == _LOCAL:
@@ -68,25 +72,41 @@ class Cluster:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         try:
             self.ray.init(address=options.address, logging_level=logging.CRITICAL, **given)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"an address ray:// needs Ray's client, which is not installed ({error}): "
-                f"pip install 'ray[client]', or run on a node of the cluster with --ray-address "
-                f"auto"
-            ) from error
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (ImportError, ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             with suppress(Exception):
                 self.ray.shutdown()
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"there is no Ray cluster at {options.address!r} ({reason}): start one with 'ray "
-                f"start --head', correct --ray-address, or leave it out to use this machine alone"
-            ) from error
+            if "ray[client]" in str(error):
+                raise MissingExtraError(
+                    "an address ray:// needs Ray's client, which is not installed: pip install "
+                    "'ray[client]', or run on a node of the cluster with --ray-address auto"
+                ) from error
+            raise _no_cluster(options.address, " ".join(str(error).split())[:300]) from error
         except Exception as error:
             raise VidcompError(
                 f"Ray cannot be started at {options.address!r} ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}): see its logs in /tmp/ray"
             ) from error
+
+
+def _no_cluster(address: str, reason: object) -> ConfigError:
+    return ConfigError(
+        f"there is no Ray cluster at {address!r} ({reason}): start one with 'ray start --head', "
+        f"correct --ray-address, or leave it out to use this machine alone"
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Whether somebody listens there; Ray itself would ask for minutes.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    found = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if found.hostname and found.port:
+            socket.create_connection((found.hostname, found.port), _REACH_S).close()
+    except (OSError, ValueError) as error:  # ValueError: a port that is no number
+        raise _no_cluster(address, error) from error
 
 
 def _read_environment(path: str) -> dict[str, Any]:

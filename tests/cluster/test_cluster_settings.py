@@ -136,6 +136,14 @@ def test_wrong_options_are_one_line(extract, tmp_path):
     assert "cannot be read" in done.err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:x"])
+def test_an_address_where_nobody_listens_is_refused_at_once(extract, address):
+    pytest.importorskip("ray")
+    done = extract("--engine", "ray", "--ray-address", address)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"no Ray cluster at '{address}'" in done.err
+
+
 def test_a_dry_run_needs_no_ray(extract, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     done = extract("--engine", "ray", "--dry-run")
