@@ -176,9 +176,10 @@ def follow(
                 del frames  # its memory is the reader's again
                 if is_over():
                     break
-        except (ConfigError, MissingExtraError):
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever ends a connection, it is opened again
+        except Exception as error:
+            # A run that ends closes readers that wait for more, in whatever way they tell it.
+            if isinstance(error, ConfigError | MissingExtraError) and not is_over():
+                raise
             problem = error
         done_s = max(done_s, windows.end_s)
         is_last = problem is None or is_over()
