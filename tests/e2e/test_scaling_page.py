@@ -1,5 +1,6 @@
 """The page on scaling is true: commands run or parse, YAML loads, numbers are computed."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -133,3 +134,20 @@ def test_the_worked_numbers_are_those_of_the_measured_costs(scripts):
         assert f"| {' | '.join(map(str, row))} |" in PAGE
     for name, tokens, width, _, total, _ in storage_rows(costs):
         assert f"| `{name}` | {tokens} | {width} | {total:,.0f} |" in PAGE
+
+
+def test_what_the_page_says_of_the_simulation_is_what_came_out():
+    record = json.loads((COSTS.parent / "fleet.json").read_text())
+    said = PAGE.split("Of ten million videos")[1].split("The table is in")[0]
+    place = {name: i for i, name in enumerate(record["header"])}
+    rows = [{name: row[i] for name, i in place.items()} for row in record["rows"]]
+    for row in rows:
+        if (
+            row["work is handed out"] in ("fixed parts", "leases")
+            and row["nodes lost an hour"] != "0%"
+        ):
+            continue
+        assert re.search(rf"\b{row['x bound']:.2f}".rstrip("0") + r"\b", said), row
+    assert {row["work wasted"] for row in rows[6:8]} == {"0.07%"}
+    assert "0.07 %" in said
+    assert "10,000,000" in record["title"]
