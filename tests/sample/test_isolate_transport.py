@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isolate_samplers import HangsAt, SlowFrom
 
-from vidcomp.errors import DecodeError, VidcompError
+from vidcomp.errors import ConfigError, DecodeError, VidcompError
 from vidcomp.functional.resize import Resize
 from vidcomp.sample.decode import DecodeRequest, _process, _wire, stream_frames
 from vidcomp.sample.decode._slots import open_slots
@@ -191,6 +191,29 @@ def test_a_worker_may_be_handed_to_another_thread(worker, clip):
     assert len(got) == 6
     for chunks in got:
         same(expected, chunks)
+
+
+def test_closing_a_worker_ends_who_waits_for_it(transport, clip):
+    request = DecodeRequest(path=clip, sampler=HangsAt(picture=4), chunk_frames=4)
+    caught = []
+
+    def read():
+        try:
+            list(worker.frames(request))
+        except VidcompError as error:
+            caught.append(error)
+
+    with DecodeWorker() as worker:
+        thread = threading.Thread(target=read)
+        thread.start()
+        while worker._process is None or not worker._process._is_ready:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        worker.close()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert type(caught[0]) is ConfigError  # not the file's fault
+    assert "closed" in str(caught[0])
 
 
 def test_two_workers_do_not_mix(transport, worker, clip):

@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from vidcomp.errors import ConfigError, VidcompError
 from vidcomp.sample.decode import stream_frames
@@ -52,7 +53,7 @@ def _limit_memory(most_bytes: int) -> None:
     """Counts what only this process can see: shared memory has bounds of its own."""
     import resource
 
-    status = open("/proc/self/status").read()  # noqa: SIM115, PTH123
+    status = Path("/proc/self/status").read_text()
     held = int(status.partition("VmData:")[2].split()[0]) * 1024
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = held + most_bytes

@@ -62,7 +62,7 @@ class Link:
             else:
                 if message["kind"] == "start":
                     self._start, self._given, self._wanted = message, [], 1
-                    return self._inbox.take(message["num_bytes"])
+                    return self._get_payload(message)
 
     def room(self, shape: tuple[int, int, int, int]) -> Tensor:
         """Memory for a chunk of a shape [T, H, W, C]: a slot if there is room, so that it stays."""
@@ -137,6 +137,12 @@ class Link:
     def _get(self, patience_s: float | None = None) -> Message:
         try:
             return self._inbox.get(patience_s)
+        except EOFError:
+            sys.exit(0)
+
+    def _get_payload(self, message: Message) -> bytes:
+        try:
+            return self._inbox.take(message["num_bytes"])
         except EOFError:
             sys.exit(0)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from contextlib import suppress
 from typing import IO, Any, cast
@@ -24,6 +25,7 @@ __all__ = ["DecodeProcess", "GoneError"]
 
 _START_S = 300.0
 _DYING_S = 5.0
+_WAKE_S = 2.0
 _PIPE_BYTES = 1 << 20
 _STDERR_TAIL = 2000
 _LAST_KINDS = {"end", "error", "stopped"}
@@ -82,6 +84,7 @@ class DecodeProcess:
         self._requests = cast(io.FileIO, self._process.stdin)
         self._answers = cast(io.FileIO, self._process.stdout)
         self._inbox = Inbox(self._answers, self._process.kill)
+        self._pipes_in_use = threading.Lock()  # another thread may end the process meanwhile
         self._early: Message | None = None  # a message that came before it was waited for
         self._is_ready = False
         self._told_bytes = 0  # of stderr, before this request
@@ -93,6 +96,7 @@ class DecodeProcess:
             self._process,
             (self._requests, self._answers, self._stderr),
             self._slots,
+            self._pipes_in_use,
             self.owner,
         )
         _widen(self._answers)
@@ -145,8 +149,9 @@ class DecodeProcess:
     def ask(self, num_chunks: int) -> None:
         """Asks for so many chunks in all; ``GoneError`` as ``receive``."""
         try:
-            self._early = self._inbox.get_ready()
-        except (EOFError, OSError, WireError) as error:
+            with self._pipes_in_use:
+                self._early = self._inbox.get_ready()
+        except (EOFError, OSError, ValueError, WireError) as error:
             raise self._gone(error) from error
         if self._early is not None and self._early["kind"] in _LAST_KINDS:
             return  # there are no more
@@ -163,13 +168,14 @@ class DecodeProcess:
             GoneError: the process has ended, or has been killed for its silence or its talk.
         """
         try:
-            message, self._early = self._early or self._inbox.get(patience_s), None
+            with self._pipes_in_use:
+                message, self._early = self._early or self._inbox.get(patience_s), None
             if message["kind"] not in _KINDS:
                 raise WireError("an unknown message")
             if self._slots is not None and message["kind"] in _LAST_KINDS:
                 self._slots.rest()
             return message
-        except (EOFError, OSError, SilenceError, WireError) as error:
+        except (EOFError, OSError, SilenceError, ValueError, WireError) as error:
             raise self._gone(error) from error
 
     def frames_of(self, message: Message, request: DecodeRequest, patience_s: float) -> Frames:
@@ -185,11 +191,12 @@ class DecodeProcess:
                 pixels = self._slots.take(message["slot"], num_bytes)
             elif message.get("num_bytes") == num_bytes:
                 pixels = torch.empty(num_bytes, dtype=torch.uint8)
-                self._inbox.take_into(pixel_bytes(pixels), patience_s)
+                with self._pipes_in_use:
+                    self._inbox.take_into(pixel_bytes(pixels), patience_s)
             else:
                 raise WireError("a chunk without its pixels")
             return frames_from(message, pixels.view(shape))
-        except (EOFError, OSError, SilenceError, WireError, SlotError) as error:
+        except (EOFError, OSError, SilenceError, ValueError, WireError, SlotError) as error:
             raise self._gone(error) from error
 
     def discard(self, message: Message) -> None:
@@ -211,8 +218,9 @@ class DecodeProcess:
 
     def _send(self, message: Message, payload: bytes = b"") -> None:
         try:
-            send(self._requests, message, payload)
-        except OSError as error:
+            with self._pipes_in_use:
+                send(self._requests, message, payload)
+        except (OSError, ValueError) as error:  # nobody reads; closed
             raise self._gone(error) from error
 
     def _gone(self, error: Exception) -> GoneError:
@@ -231,6 +239,8 @@ class DecodeProcess:
         return gone
 
     def _trace(self) -> str:
+        if self._stderr.closed:
+            return ""
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(self._told_bytes, end - _STDERR_TAIL))
         return self._stderr.read().decode(errors="replace")
@@ -250,17 +260,26 @@ def _spawn(stderr: IO[bytes], shared: tuple[int, ...]) -> "subprocess.Popen[byte
 
 
 def _end(
-    process: "subprocess.Popen[bytes]", files: tuple[Any, ...], slots: OwnSlots | None, owner: int
+    process: "subprocess.Popen[bytes]",
+    files: tuple[Any, ...],
+    slots: OwnSlots | None,
+    in_use: threading.Lock,
+    owner: int,
 ) -> None:
     """Also runs when the object is collected or the program ends; not in a forked copy of it."""
     if os.getpid() != owner:
         return
     process.kill()
     process.wait()
+    # A thread that waits for the process is woken by its end.  Were the pipe closed before, the
+    # thread might wait for whatever file gets the number next.
+    is_free = in_use.acquire(timeout=_WAKE_S)
     for file in files:
         file.close()
     if slots is not None:
         slots.close()
+    if is_free:
+        in_use.release()
 
 
 def _widen(pipe: io.FileIO) -> None:

@@ -108,15 +108,14 @@ class DecodeWorker:
             while message["kind"] == "frames":
                 yield from self._lent(job, process.frames_of(message, request, self._stall_s))
                 if job != self._job:
-                    raise ConfigError(
-                        f"frames of {request.path} were wanted after their worker had been given "
-                        f"another request: use one worker for each thread"
-                    )
+                    raise _outdated(request)
                 num_chunks += 1
                 process.ask(num_chunks)
                 message = self._answer(process)
             self._state = "idle"
         except GoneError as gone:
+            if job != self._job:  # ended by whoever closed the worker
+                raise _outdated(request) from gone
             self._drop()
             raise death(
                 request, gone, stall_s=self._stall_s, was_fresh=process.num_requests == 1
@@ -211,6 +210,13 @@ class DecodeWorker:
             self._process.end()
         self._process = None
         self._state = "idle"
+
+
+def _outdated(request: DecodeRequest) -> ConfigError:
+    return ConfigError(
+        f"frames of {request.path} were wanted after their worker had been closed or given another "
+        f"request: use one worker for each thread"
+    )
 
 
 def _check_limit(memory_limit_bytes: int | None) -> None:
