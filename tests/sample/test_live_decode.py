@@ -11,6 +11,7 @@ from clips import moving_square, write_clip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live_sources import broadcast, grows, piped, sends
+from rtsp_camera import camera, coded
 
 from vidcomp.errors import ConfigError, DecodeError
 from vidcomp.functional.resize import Resize
@@ -200,6 +201,24 @@ def test_a_web_server_that_says_the_length_ends_with_it(clips, chunked):
         windows, error = windows_of(stream_frames(request_of(address)))
     assert (error is not None) == chunked
     assert_same_as_ranges(windows, clips / "steady.ts", request_of(address))
+
+
+def test_a_camera_is_followed(clips):
+    """RTSP over one connection, with a password; what it sends is what a file would hold."""
+    pixels = moving_square(45, height=48, width=64)
+    with camera(coded(pixels)) as (address, asked):
+        windows, error = windows_of(stream_frames(request_of(address, fps=100)))
+    assert [sum(map(len, window)) for window in windows] == [20, 20, 5]
+    assert "connection was closed after 4.5 s" in str(error)
+    assert "secret" not in str(error)
+    assert [line.split()[0] for line in asked] == ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"]
+    frames = [Frames.cat(window) for window in windows]
+    assert not any(window[-1].source.damage for window in windows)
+    assert torch.cat([f.pts_s for f in frames]).tolist() == pytest.approx(
+        [i / 10 for i in range(45)], abs=1e-6
+    )
+    shown = torch.cat([f.data for f in frames]).float()
+    assert (shown - torch.from_numpy(pixels).permute(0, 3, 1, 2).float()).abs().mean() < 12
 
 
 def test_times_never_go_back(clips, tmp_path):

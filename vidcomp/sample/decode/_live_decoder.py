@@ -211,7 +211,8 @@ class _Clock:
         self._is_address = opened.is_address
         self._origin_s = live.origin_s if opened.is_address else 0.0
         self._offset_s: float | None = None
-        self._last_s = self._seen_at = 0.0
+        self._last_s = 0.0
+        self._seen_at: float | None = None
 
     def shown_s(self, frame: "VideoFrame") -> float:
         """How long the last frame is shown."""
@@ -220,15 +221,20 @@ class _Clock:
     def time(self, frame: "VideoFrame") -> tuple[float, float]:
         """When the frame is shown, and by how much the source's own clock has jumped."""
         now = time.monotonic()
-        if self._offset_s is None:
-            first_s = 0.0 if frame.pts is None else frame.pts * self._unit_s
-            self._offset_s, self._last_s = self._origin_s - first_s, self._origin_s
-            self._seen_at = now
-            return self._last_s, 0.0
         due_s, jump_s = self._last_s + self._gap_s, 0.0
-        time_s = due_s if frame.pts is None else frame.pts * self._unit_s + self._offset_s
+        if self._seen_at is None:
+            due_s = self._last_s = self._origin_s
+        if frame.pts is None or self._offset_s is None:
+            # The first frames of a camera may come without times: they count from the first that
+            # has one.
+            if frame.pts is not None:
+                self._offset_s = due_s - frame.pts * self._unit_s
+            self._last_s, self._seen_at = due_s, now
+            return due_s, 0.0
+        time_s = frame.pts * self._unit_s + self._offset_s
         step_s = time_s - self._last_s
-        is_ahead = self._is_address and step_s > now - self._seen_at + _MAX_GAP_S
+        elapsed_s = now - (self._seen_at or now)
+        is_ahead = self._is_address and step_s > elapsed_s + _MAX_GAP_S
         if step_s <= 0 or is_ahead:
             self._offset_s += due_s - time_s
             time_s, jump_s = due_s, step_s or -self._gap_s
