@@ -9,7 +9,8 @@ leases or fixed parts, starts, losses, crashes, files that hang, slow nodes, an 
 of videos come from ``--measure`` (CPU seconds of one core, the recipe ``embedded``).  Not measured,
 and so given by arguments whose values are examples: frames a second of the device
 (``--frames-per-s``; 0 takes the measured encoder on one core), lengths of the videos (lognormal, on
-request fitted to a CSV file), how often things fail, and prices.
+request fitted to a CSV file), how often things fail, and prices.  Ten million videos take some 20 s
+of one core and 0.6 GB.
 """
 
 import argparse
