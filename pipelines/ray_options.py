@@ -1,13 +1,14 @@
 """Options of ``vidcomp extract`` that choose an engine, and what they mean."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vidcomp.errors import ConfigError
 
-from .run_options import RayOptions
+if TYPE_CHECKING:
+    from .run_options import RayOptions
 
 __all__ = ["engine_options", "ray_settings"]
 
@@ -66,12 +67,14 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def ray_settings(options: Mapping[str, Any]) -> RayOptions:
+def ray_settings(options: Mapping[str, Any]) -> "RayOptions":
     """What the options of the command line mean.
 
     Raises:
         ConfigError: options of Ray without ``--engine ray``, or a number of actors that is none.
     """
+    from .run_options import RayOptions  # with torch, which --help does not wait for
+
     said = [flag for name, flag in _NAMES.items() if options[name] is not None]
     if said and options["engine"] != "ray":
         raise ConfigError(f"{said[0]} is an option of Ray's: add --engine ray, or leave it out")
