@@ -163,10 +163,11 @@ def follow(
     live = item.live
     assert live is not None  # noqa: S101  # see live_items
     item = replace(item, live=replace(live, base=live.base or _base_now(item.key)))
-    begun, done_s, tries = time.monotonic(), live.resume_s, 0
+    begun: float | None = None  # when time 0 of the source was, on this machine's clock
+    done_s, tries = live.resume_s, 0
     while True:
-        elapsed_s = 0.0 if live.is_file else time.monotonic() - begun
-        origin_s = max(done_s, elapsed_s) if done_s else 0.0
+        elapsed_s = 0.0 if live.is_file or begun is None else time.monotonic() - begun
+        origin_s = max(done_s, elapsed_s)
         windows = _Windows(item, request)
         problem: Exception | None = None
         try:
@@ -174,6 +175,7 @@ def follow(
                 tries = 0
                 yield from windows.take(frames)
                 del frames  # its memory is the reader's again
+                begun = time.monotonic() - windows.end_s if begun is None else begun
                 if is_over():
                     break
         except Exception as error:
