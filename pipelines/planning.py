@@ -101,21 +101,18 @@ def cached_receipt(cache: TokenCache | None, item: Item, *, look_up: bool) -> Re
 
 
 def _identified(items: Sequence[Item], *, content: bool) -> Iterator[Item]:
-    """The items with the identity of their files."""
+    """The items with the identity of their files; a file of many ranges is looked at once."""
 
-    def look(part: Sequence[Item]) -> list[Item]:
-        return [
-            replace(item, source=item.source or source_id(item.path, content=content))
-            for item in part
-        ]
+    def look(part: Sequence[str]) -> list[SourceId | None]:
+        return [source_id(path, content=content) for path in part]
 
-    parts = [items[i : i + _LOOKS] for i in range(0, len(items), _LOOKS)]
-    if len(parts) < 2:
-        yield from look(items)
-        return
-    with ThreadPoolExecutor(_LOOKERS) as pool:
-        for found in pool.map(look, parts):
-            yield from found
+    paths = list(dict.fromkeys(item.path for item in items if item.source is None))
+    parts = [paths[i : i + _LOOKS] for i in range(0, len(paths), _LOOKS)]
+    with ThreadPoolExecutor(_LOOKERS) as pool:  # which begins no thread before it has work
+        found = [source for part in pool.map(look, parts) for source in part]
+    known = dict(zip(paths, found, strict=True))
+    for item in items:
+        yield item if item.source is not None else replace(item, source=known[item.path])
 
 
 def _plain(source: SourceId | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """A handful of small clips and a way to call the command."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +14,14 @@ from vidcomp.pipelines.cli import main
 
 SMALL = ["--set", "encode.resize={mode: stretch, height: 56, width: 56}", "--budget", "20"]
 """Settings that make the embedded recipe quick."""
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    """Whatever machine this is, it is no task of a cluster's job."""
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,6 @@ from vidcomp.store.storage import open_storage
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS")
 
 
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch):
-    """Whatever machine this is, it is no task of a cluster's job."""
-    for name in (*SLURM, "SLURM_STEP_NUM_TASKS", "SLURM_ARRAY_TASK_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def mixed(clips, tmp_path):
     """The clips, two files that are no videos and an empty one."""
