@@ -27,9 +27,9 @@ def whole(warm, many_clips, tmp_path_factory):
 
 
 def kinds_of_files(store):
-    """Folder and suffix of all that lies there."""
-    files = [path for path in store.rglob("*") if path.is_file()]
-    return {(str(path.parent.relative_to(store)), path.suffix) for path in files}
+    """Top folder and suffix of all that lies there; every run has a folder in ``runs``."""
+    files = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
+    return {(path.parts[0] if path.parent.name else "", path.suffix) for path in files}
 
 
 def shared_memory():

@@ -117,9 +117,9 @@ def test_a_reader_that_the_system_kills_is_the_error_of_its_file_alone(warm, mix
 def test_a_file_whose_worn_reader_is_killed_is_read_once_more_by_a_fresh_one(warm, mixed, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in ("good00.mp4", "good01.mp4"):
-        shutil.copy(mixed / name, folder)
-    hanging = unending(folder / "good00_then.mkv")  # the second in the order of names
+    for name in ("0.mp4", "2.mp4"):
+        shutil.copy(mixed / "good00.mp4", folder / name)
+    hanging = unending(folder / "1.mkv")  # the second in the order of names
     args = ["extract", folder, "--out", tmp_path / "cache", *QUICK, "--workers", "1"]
     run = warm.start([*args, "--backend", "auto"], tmp_path / "scratch")
     until(lambda: is_reading(run, hanging))
@@ -128,4 +128,4 @@ def test_a_file_whose_worn_reader_is_killed_is_read_once_more_by_a_fresh_one(war
     os.kill(worn, signal.SIGKILL)
     assert run.wait() == 0, run.out
     assert (run.json["done"], run.json["failed"]) == (3, 0)
-    assert open_cache(tmp_path / "cache")["good00_then.mkv"].grid.t == 7
+    assert open_cache(tmp_path / "cache")["1.mkv"].grid.t == 7
