@@ -191,8 +191,10 @@ class Engine:
             thread.join(timeout=max(0.0, patience_s - time.monotonic()))
             if thread.is_alive() and reader is not None:
                 reader.close()
-        for thread in (*readers, writer):
-            thread.join(timeout=5)
+        writer.join(timeout=5)
+        patience_s = time.monotonic() + 5  # of all together: some may wait for items in vain
+        for thread in readers:
+            thread.join(timeout=max(0.0, patience_s - time.monotonic()))
 
     def _read(
         self,
