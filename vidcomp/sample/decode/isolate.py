@@ -171,7 +171,9 @@ class DecodeWorker:
             return
         each_s = (now_s - self._since_s) / process.num_requests
         num_left = self._recycle_after - process.num_requests
-        if self._successor is None and num_left * each_s < _AHEAD_S:
+        # Not in the first half, though requests are quick: there may be few.
+        is_near = num_left <= self._recycle_after // 2 and num_left * each_s < _AHEAD_S
+        if self._successor is None and is_near:
             with suppress(VidcompError):  # told when there is no other
                 self._successor = DecodeProcess(self._memory_limit_bytes)
 
