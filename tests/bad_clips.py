@@ -36,11 +36,26 @@ def promising(path: Path) -> Path:
     return path
 
 
-def unending(path: Path) -> Path:
+def unending(path: Path, num_bytes: int = _HOLE_BYTES) -> Path:
     """A Matroska clip of twelve frames and a hole; ``OSError`` where files cannot be so large."""
     write_clip(path, moving_square(12))
-    os.truncate(path, _HOLE_BYTES)
+    os.truncate(path, num_bytes)
     return path
+
+
+class Ended:
+    """Lets who reads such a file come to its end; afterwards it is as it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.before = self.path.stat()
+        os.truncate(self.path, self.before.st_blocks * 512)
+
+    def __exit__(self, *exc: object) -> None:
+        os.truncate(self.path, self.before.st_size)
+        os.utime(self.path, ns=(self.before.st_atime_ns, self.before.st_mtime_ns))
 
 
 def _boxes(data: bytearray, names: list[bytes]) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from bad_clips import promising, unending
+from bad_clips import Ended, promising, unending
 from clips import moving_square, write_clip
 from warm_command import is_reading, until
 
@@ -117,14 +117,15 @@ def test_a_reader_that_the_system_kills_is_the_error_of_its_file_alone(warm, mix
 def test_a_file_whose_worn_reader_is_killed_is_read_once_more_by_a_fresh_one(warm, mixed, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in ("0.mp4", "2.mp4"):
-        shutil.copy(mixed / "good00.mp4", folder / name)
-    hanging = unending(folder / "1.mkv")  # the second in the order of names
+    shutil.copy(mixed / "good00.mp4", folder)
+    first, second = unending(folder / "0.mkv"), unending(folder / "1.mkv", 1 << 39)
     args = ["extract", folder, "--out", tmp_path / "cache", *QUICK, "--workers", "1"]
     run = warm.start([*args, "--backend", "auto"], tmp_path / "scratch")
-    until(lambda: is_reading(run, hanging))
+    until(lambda: is_reading(run, first))  # the largest comes first
+    with Ended(first):
+        until(lambda: is_reading(run, second))
     (worn,) = run.children()
-    write_clip(tmp_path / "good.mkv", moving_square(7)).rename(hanging)
+    write_clip(tmp_path / "good.mkv", moving_square(7)).rename(second)
     os.kill(worn, signal.SIGKILL)
     assert run.wait() == 0, run.out
     assert (run.json["done"], run.json["failed"]) == (3, 0)

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from bad_clips import unending
+from bad_clips import Ended, unending
 from clips import moving_square, write_clip
 from warm_command import is_reading, until
 
@@ -30,21 +30,6 @@ def endless_clip(tmp_path):
         return unending(folder / "0.mkv")
     except OSError:
         pytest.skip("files cannot be as large here as the one that hangs")
-
-
-class Ended:
-    """Lets who reads the file that never ends come to its end; afterwards it is as it was."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        self.before = self.path.stat()
-        os.truncate(self.path, self.before.st_blocks * 512)
-
-    def __exit__(self, *exc):
-        os.truncate(self.path, self.before.st_size)
-        os.utime(self.path, ns=(self.before.st_atime_ns, self.before.st_mtime_ns))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
