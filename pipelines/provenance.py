@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["git_commit", "machine", "process_started", "versions", "without_secrets"]
 
 _PACKAGES = ("vidcomp", "torch", "transformers", "av", "decord")
+_DRIVER = Path("/proc/driver/nvidia/version")
 _USER = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
 
@@ -100,7 +101,7 @@ def _commit_of(git: Path, name: str) -> str | None:
 def _driver() -> str | None:
     """Version of NVIDIA's driver, where Linux tells it."""
     try:
-        first = Path("/proc/driver/nvidia/version").read_text().partition("\n")[0]
+        first = _DRIVER.read_text().partition("\n")[0]
     except OSError:
         return None
     found = re.search(r"\s(\d+\.\d+[\d.]*)\s", first)

@@ -286,5 +286,22 @@ def test_the_commit_of_a_checkout_is_known(tmp_path, monkeypatch):
     assert git_commit() == sha
 
 
-def test_a_machine_without_the_driver_says_so():
-    assert provenance.machine("cpu")["device_name"] is None
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue\nGCC 12.2.0 ",
+            "550.54.15",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35  Release", "560.35"),
+        ("something else", None),
+        (None, None),
+    ],
+)
+def test_the_driver_is_told_where_there_is_one(tmp_path, monkeypatch, text, version):
+    monkeypatch.setattr(provenance, "_DRIVER", tmp_path / "version")
+    if text is not None:
+        (tmp_path / "version").write_text(text)
+    found = provenance.machine("cpu")
+    assert found["driver"] == version
+    assert found["device_name"] is None
