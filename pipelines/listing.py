@@ -30,7 +30,8 @@ def run_list(kind: str, *, verbose: bool, as_json: bool) -> int:
         return 0
     width = max((len(entry["name"]) for entry in entries), default=0)
     for entry in entries:
-        click.echo(f"{entry['name']:<{width}}  {entry['summary']}")
+        online = " [streaming]" * entry.get("about", {}).get("streaming", False)
+        click.echo(f"{entry['name']:<{width}}  {entry['summary']}{online}")
         if verbose:
             for line in (*_about_lines(entry.get("about")), *map(_setting_line, entry["settings"])):
                 click.echo(line)

@@ -98,6 +98,10 @@ def test_the_command_prints_lines_or_json():
     assert [line.split()[0] for line in run.output.splitlines()] == REGISTRIES[
         "compressors"
     ].names()
+    online = [line.split()[0] for line in run.output.splitlines() if line.endswith("[streaming]")]
+    assert {"partition", "evs"} <= set(online)
+    assert all(REGISTRIES["compressors"][name].streaming for name in online)
+    assert "tome" not in online
     verbose = CliRunner().invoke(main, ["list", "samplers", "-v"]).output
     assert "    num_frames = 32 (int >= 1)" in verbose
     as_json = CliRunner().invoke(main, ["list", "encoders", "--json"]).output
