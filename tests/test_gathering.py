@@ -19,7 +19,7 @@ from vidcomp.types import Frames, Source
 
 STAGES = ["partition", "evs", "dtd", "simple_cluster", "memory_bank", "moviechat"]
 CHAINS = [f"[{name}]" for name in STAGES] + [
-    "[{name: stride, retention: 0.5}, partition]",
+    "[{name: uniform, retention: 0.5}, partition]",
     "[{name: tome, retention: 0.4}, {name: norm_topk, retention: 0.5}, simple_cluster]",
 ]
 BUDGETS = [

@@ -20,6 +20,7 @@ from vidcomp.compress._online import Seen
 from vidcomp.compress.base import Compressor, Stream
 from vidcomp.errors import ShapeError
 from vidcomp.functional.geometry import nearest_cells
+from vidcomp.functional.provenance import sparse_matrix
 from vidcomp.types import Grid, VideoTokens
 
 __all__ = ["BLOCK_FRAMES", "PipelineStream", "share"]
@@ -177,9 +178,8 @@ def _cut_weights(weights: Tensor, row_K: Tensor, patches: tuple[int, int]) -> Te
     chosen = torch.index_select(weights.coalesce(), 0, row_K).coalesce()
     (row_Q, patch_Q), share_Q = chosen.indices(), chosen.values()
     _check_whole(bool(((patch_Q < patches[0]) | (patch_Q >= patches[1])).any()))
-    index = torch.stack([row_Q, patch_Q - patches[0]])
     size = (len(row_K), patches[1] - patches[0])
-    return torch.sparse_coo_tensor(index, share_Q, size).coalesce()
+    return sparse_matrix(row_Q, patch_Q - patches[0], share_Q, size)
 
 
 def _check_whole(is_torn: bool) -> None:
