@@ -135,7 +135,8 @@ def report(rates: Rates, options: argparse.Namespace) -> None:
         f"{NUM_CLIPS * NUM_PASSES} clips of 480x270 and 3 to 6 s; the engine has two decode "
         "processes and a device, the cluster two actors of one decode process and a device of half "
         f"that speed each, all on this machine; medians of {options.rounds} interleaved rounds, "
-        "ratios within rounds; only the middle three fifths of the receipts count.",
+        "ratios within rounds, as a busy machine is faster in some than in others; only the middle "
+        "three fifths of the receipts count.",
     )
 
 
