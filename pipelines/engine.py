@@ -1,7 +1,7 @@
 """The moving parts of the job: readers ahead, one encoder, one writer.
 
-    items ──▶ N reader threads ──▶ frames, bounded by bytes ──▶ encode + compress ──▶ writer thread
-              (a child process each)                            (the calling thread)
+    items ──▶ N reader threads ──▶ frames, bounded by bytes ──▶ encode ──▶ compress + write
+              (a child process each)                   (the calling thread)    (a thread)
 
 Each video is one item: what goes wrong with it ends that item only.  A store that cannot be
 written ends the run.
@@ -43,9 +43,9 @@ class Waits:
     encode_wait_s: float = 0.0
     """Readers waited for the encoder, on average over them."""
     write_wait_s: float = 0.0
-    """The encoder waited for the writer."""
+    """The encoder waited for the writer, which compresses first."""
     encode_s: float = 0.0
-    """The encoder worked, and compressed."""
+    """The encoder worked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,11 @@ class _Event:
         """What becomes of an item of which nothing more arrives."""
         item = self.video.item
         return Followed(item=item) if self.is_end else finish(self.video, self.error)
+
+
+_Ended = tuple[Open, Exception | None]
+"""A video whose reader has stopped, and why if not because it was at the end."""
+_Writer = WriterThread[_Ended, Done | Failed]
 
 
 class Engine:
@@ -167,7 +172,14 @@ class Engine:
             threading.Thread(target=self._read, args=(reader, prepared, lease, queue), daemon=True)
             for reader in self._readers
         ]
-        writer = WriterThread(write)
+
+        def conclude(ended: _Ended) -> Done | Failed:
+            outcome = finish(*ended)
+            if isinstance(outcome, Done):
+                write(outcome)
+            return outcome
+
+        writer = WriterThread(conclude)
         watcher = threading.Thread(target=_close_after, args=(readers, queue), daemon=True)
         for thread in (*readers, watcher, writer):
             thread.start()
@@ -318,7 +330,7 @@ class Engine:
         return batch
 
     def _encode(
-        self, prepared: Prepared, batch: list[_Event], writer: WriterThread[Done]
+        self, prepared: Prepared, batch: list[_Event], writer: _Writer
     ) -> Iterator[Failed | Followed]:
         """Encode a batch's chunks, and end the videos that are complete."""
         started, waited = time.perf_counter(), 0.0
@@ -343,16 +355,12 @@ class Engine:
                 yield event.video.fail("encode", error)
         for event in batch:
             if event.frames is None and not event.video.is_over:
-                outcome = (
-                    finish(event.video, event.error)
-                    if not event.is_end
-                    else (Followed(item=event.video.item))
-                )
-                if isinstance(outcome, Failed | Followed):
-                    yield outcome
+                event.video.is_over = True
+                if event.is_end:
+                    yield Followed(item=event.video.item)
                 else:
                     waiting = time.perf_counter()
-                    writer.put(outcome)
+                    writer.put((event.video, event.error))
                     waited += time.perf_counter() - waiting
         self.waits.write_wait_s += waited
         self.waits.encode_s += time.perf_counter() - started - waited

@@ -18,6 +18,7 @@ class Sized(Protocol):
 
 
 E = TypeVar("E", bound=Sized)
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -69,13 +70,16 @@ class ByteQueue(Generic[E]):
             self._changed.notify_all()
 
 
-class WriterThread(threading.Thread, Generic[T]):
-    """Writes what it is given in order; its first error is raised in the run's own thread."""
+class WriterThread(threading.Thread, Generic[S, T]):
+    """Finishes and writes what it is given in order; its first error is raised in the run's own
+    thread.
+    """
 
-    def __init__(self, write: Callable[[T], None]) -> None:
+    def __init__(self, write: Callable[[S], T]) -> None:
         super().__init__(daemon=True)
         self._write = write
-        self._todo: Queue[T | None] = Queue(maxsize=16)
+        # Few: what waits is not compressed yet.
+        self._todo: Queue[S | None] = Queue(maxsize=4)
         self._written: deque[T] = deque()
         self._error: BaseException | None = None
         self._abandoned = False
@@ -85,17 +89,16 @@ class WriterThread(threading.Thread, Generic[T]):
         while (done := self._todo.get()) is not None:
             if self._error is None and not self._abandoned:
                 try:
-                    self._write(done)
-                    self._written.append(done)
+                    self._written.append(self._write(done))
                 except BaseException as error:  # noqa: BLE001  # raised again in `outcomes`
                     self._error = error
 
-    def put(self, done: T) -> None:
+    def put(self, done: S) -> None:
         """Hand over something to write; waits while the writer is far behind."""
         self._todo.put(done)
 
     def outcomes(self) -> Iterator[T]:
-        """What was written since the last call.
+        """What became of all that was written since the last call.
 
         Raises:
             StoreError: a write failed; everything written before it stays.
