@@ -80,7 +80,10 @@ class Cluster:
                     "an address ray:// needs Ray's client, which is not installed: pip install "
                     "'ray[client]', or run on a node of the cluster with --ray-address auto"
                 ) from error
-            raise _no_cluster(options.address, " ".join(str(error).split())[:300]) from error
+            reason = " ".join(str(error).split())[:300]
+            if urlsplit(f"//{options.address.rpartition('/')[2]}").port:
+                reason += "; a cluster that asks for a token needs RAY_AUTH_MODE=token here"
+            raise _no_cluster(options.address, reason) from error
         except Exception as error:
             raise VidcompError(
                 f"Ray cannot be started at {options.address!r} ({type(error).__name__}: "
