@@ -63,11 +63,6 @@ class _Event:
         """Bytes of the pixels."""
         return 0 if self.frames is None else self.frames.data.nbytes
 
-    def outcome(self) -> Done | Failed | Followed:
-        """What becomes of an item of which nothing more arrives."""
-        item = self.video.item
-        return Followed(item=item) if self.is_end else finish(self.video, self.error)
-
 
 _Ended = tuple[Open, Exception | None]
 """A video whose reader has stopped, and why if not because it was at the end."""
@@ -96,7 +91,7 @@ class Engine:
         backend: Backend = "auto",
         batch_frames: int = 64,
         stall_s: float = 60.0,
-        recycle_after: int = 500,
+        recycle_after: int = 2000,
         queue_bytes: int = 512 << 20,
     ) -> None:
         self._backend, self._queue_bytes = backend, queue_bytes

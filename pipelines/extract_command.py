@@ -100,7 +100,7 @@ __all__ = ["extract"]
 @click.option(
     "--recycle-after",
     type=click.IntRange(min=1),
-    default=500,
+    default=2000,
     show_default=True,
     metavar="N",
     help="Replace a child process after N videos.",

@@ -44,7 +44,7 @@ class Options:
     """Most frames of one pass of the encoder; they may come from several videos."""
     stall_s: float = 60.0
     """Seconds without progress after which a file is given up."""
-    recycle_after: int = 500
+    recycle_after: int = 2000
     """Videos after which a child process is replaced."""
     grace_s: float = 30.0
     """Seconds that videos in flight get when the run is asked to stop."""
