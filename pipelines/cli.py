@@ -14,8 +14,8 @@ from vidcomp import __version__
 
 from .allocator import keep_little
 from .cli_cache import cache
-from .evaluate_command import evaluate
-from .extract_command import extract
+from .evaluation.command import evaluate
+from .extraction.command import extract
 from .options import CONTEXT, BudgetsCommand, common, recipe_options
 from .streams import fill_missing_streams
 
@@ -231,7 +231,7 @@ def errors(**options: Any) -> int:
 
     The same reason is told once, with how often it came.
     """
-    from .history import list_errors
+    from .extraction.history import list_errors
 
     return list_errors(options["cache"], clear=options["clear"], as_json=options["as_json"])
 

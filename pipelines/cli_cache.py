@@ -48,7 +48,7 @@ def cache_show(**options: Any) -> int:
 @common
 def cache_runs(**options: Any) -> int:
     """List the runs of extract that wrote to a cache: running, done, cut, stopped, failed."""
-    from .history import list_runs
+    from .extraction.history import list_runs
 
     return list_runs(options["cache"], newest=options["limit"], as_json=options["as_json"])
 

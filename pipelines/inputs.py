@@ -17,7 +17,7 @@ from vidcomp.data.tables import read_rows
 from vidcomp.errors import ConfigError
 from vidcomp.store import SourceId
 
-from .fetch import is_object, list_objects, remote_id
+from .extraction.fetch import is_object, list_objects, remote_id
 
 __all__ = ["Item", "LiveInput", "Manifest", "expand", "source_id"]
 

@@ -12,21 +12,21 @@ from vidcomp.config import Recipe, load_recipe
 from vidcomp.errors import ConfigError
 from vidcomp.store.storage import open_storage
 
-from .extract import extract
+from .extraction.extract import extract
+from .extraction.live import live_items
+from .extraction.logfile import EventLog
+from .extraction.planning import Plan, make_plan
+from .extraction.progress import Console
+from .extraction.ray_options import ray_settings
+from .extraction.run_options import Options
+from .extraction.runs import new_run_id, read_runs, seconds_per_item
+from .extraction.shards import Shard, choose_shard
+from .extraction.summary import Summary
+from .extraction.watching import Watcher
+from .extraction.windows import parse_window, split
 from .inputs import Item, Manifest, expand
-from .live import live_items
-from .logfile import EventLog
 from .output import format_plan, format_summary, print_json, printable
-from .planning import Plan, make_plan
-from .progress import Console
-from .ray_options import ray_settings
-from .run_options import Options
-from .runs import new_run_id, read_runs, seconds_per_item
-from .shards import Shard, choose_shard
-from .summary import Summary
 from .units import parse_seconds
-from .watching import Watcher
-from .windows import parse_window, split
 
 __all__ = ["run_extract", "run_recompress", "run_show"]
 

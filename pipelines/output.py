@@ -10,7 +10,7 @@ import click
 from .units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from .summary import Receipt, Summary
+    from .extraction.summary import Receipt, Summary
 
 __all__ = [
     "ByteBar",

@@ -19,11 +19,11 @@ from vidcomp.store import CacheWriter, TokenCache
 from vidcomp.store.storage import open_storage
 from vidcomp.types import VideoTokens
 
-from .engine import Done, Failed, Waits
-from .extract import Progress
+from .extraction.engine import Done, Failed, Waits
+from .extraction.extract import Progress
+from .extraction.planning import cached_receipt
+from .extraction.summary import Summary, done_receipt, failed_receipt
 from .inputs import Item
-from .planning import cached_receipt
-from .summary import Summary, done_receipt, failed_receipt
 
 if TYPE_CHECKING:
     from vidcomp.projectors.base import ProjectorConfig

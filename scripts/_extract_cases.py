@@ -8,7 +8,7 @@ import torch
 
 from vidcomp.api import Prepared, encode_stream
 from vidcomp.config import identity
-from vidcomp.pipelines.engine import Done, Engine
+from vidcomp.pipelines.extraction.engine import Done, Engine
 from vidcomp.pipelines.inputs import Item
 from vidcomp.sample.decode import stream_frames
 from vidcomp.store import CacheWriter

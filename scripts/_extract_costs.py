@@ -13,10 +13,10 @@ from _memory import Peak
 from vidcomp.api import prepare
 from vidcomp.config import Recipe
 from vidcomp.pipelines.allocator import keep_little
-from vidcomp.pipelines.engine import Engine
+from vidcomp.pipelines.extraction.engine import Engine
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.worker import Worker
 from vidcomp.pipelines.inputs import Item, expand
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.worker import Worker
 from vidcomp.store.storage import open_storage
 
 __all__ = ["bench_flat", "bench_overhead"]

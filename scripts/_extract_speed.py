@@ -13,7 +13,7 @@ from _extract_clips import RECIPE, Blind, Waiting, make_corpus, with_encoder
 
 from vidcomp.api import prepare
 from vidcomp.config import Recipe
-from vidcomp.pipelines.engine import Engine
+from vidcomp.pipelines.extraction.engine import Engine
 from vidcomp.pipelines.inputs import expand
 
 __all__ = ["bench_engine", "bench_workers", "decode_on_demand"]

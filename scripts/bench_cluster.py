@@ -24,10 +24,10 @@ from _bench import median_ratio, publish
 from bench_extract import FRAMES, make_corpus
 
 from vidcomp.config import Recipe
+from vidcomp.pipelines.extraction.run_options import Options, RayOptions
+from vidcomp.pipelines.extraction.summary import Receipt
+from vidcomp.pipelines.extraction.worker import Worker
 from vidcomp.pipelines.inputs import Item, expand
-from vidcomp.pipelines.run_options import Options, RayOptions
-from vidcomp.pipelines.summary import Receipt
-from vidcomp.pipelines.worker import Worker
 from vidcomp.store.storage import open_storage
 
 WAITS_S = {"a device of 0.2 s a clip": 0.2, "readers (a device of 0.02 s)": 0.02}

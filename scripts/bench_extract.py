@@ -38,7 +38,7 @@ from vidcomp.api import Prepared, prepare
 from vidcomp.config import Recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.functional.resize import Resize
-from vidcomp.pipelines.engine import Engine
+from vidcomp.pipelines.extraction.engine import Engine
 from vidcomp.pipelines.inputs import expand
 from vidcomp.sample.decode import DecodeRequest, stream_frames
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vidcomp.pipelines.engine import Waits
+from vidcomp.pipelines.extraction.engine import Waits
+from vidcomp.pipelines.extraction.summary import Receipt
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.summary import Receipt
 
 Tell = Callable[[Iterable[Item]], Iterator[Receipt]]
 

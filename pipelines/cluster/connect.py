@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from vidcomp.errors import ConfigError, MissingExtraError, VidcompError
 
-from ..run_options import RayOptions
+from ..extraction.run_options import RayOptions
 
 __all__ = ["Cluster"]
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from vidcomp.errors import VidcompError
 
-from ..engine import Waits
+from ..extraction.engine import Waits
+from ..extraction.summary import Receipt
 from ..inputs import Item
-from ..summary import Receipt
 from .ledger import Ledger
 from .messages import Report, Started, Trouble
 from .pace import Pace

@@ -20,10 +20,10 @@ from vidcomp.errors import StoreError
 from vidcomp.store.manifest import read_manifest
 from vidcomp.store.storage import Storage
 
+from ..extraction.run_options import Options
+from ..extraction.summary import Receipt
+from ..extraction.worker import Worker
 from ..inputs import Item
-from ..run_options import Options
-from ..summary import Receipt
-from ..worker import Worker
 from .messages import Report, Started, Trouble
 
 __all__ = ["Feed", "Host", "Job"]

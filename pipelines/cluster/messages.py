@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from vidcomp import errors
 from vidcomp.errors import BudgetError, StoreStaleError, VidcompError
 
-from ..engine import Waits
-from ..summary import Receipt
+from ..extraction.engine import Waits
+from ..extraction.summary import Receipt
 
 __all__ = ["Report", "Started", "Trouble"]
 

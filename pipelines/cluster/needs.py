@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vidcomp.errors import ConfigError
 
-from ..run_options import Options
+from ..extraction.run_options import Options
 
 __all__ = ["Needs", "resolve"]
 

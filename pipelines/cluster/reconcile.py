@@ -7,8 +7,8 @@ from vidcomp.errors import StoreMissError
 from vidcomp.store import TokenCache, recover
 from vidcomp.store.storage import Storage
 
+from ..extraction.worker import is_current
 from ..inputs import Item
-from ..worker import is_current
 
 __all__ = ["Reconciler"]
 

@@ -39,11 +39,11 @@ from vidcomp.errors import ConfigError, StoreError, StoreMissError
 from vidcomp.store.manifest import read_manifest
 from vidcomp.store.storage import Storage, open_storage
 
-from ..engine import Waits
+from ..extraction.engine import Waits
+from ..extraction.records import ErrorLog, ErrorRecord, now
+from ..extraction.run_options import Options
+from ..extraction.summary import Receipt
 from ..inputs import Item
-from ..records import ErrorLog, ErrorRecord, now
-from ..run_options import Options
-from ..summary import Receipt
 from .connect import Cluster
 from .drive import Driver, Rules
 from .host import Job

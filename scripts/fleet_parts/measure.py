@@ -21,9 +21,9 @@ from safetensors import safe_open
 
 from vidcomp.api import Gathered, Prepared, encode_stream, prepare
 from vidcomp.config import identity, load_recipe
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.worker import Worker
 from vidcomp.pipelines.inputs import Item, source_id
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.worker import Worker
 from vidcomp.sample.decode import stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.store import CacheWriter

@@ -11,8 +11,8 @@ from ray_helpers import node
 
 from vidcomp.budget import Budget
 from vidcomp.config import load_recipe
+from vidcomp.pipelines.extraction.run_options import Options, RayOptions
 from vidcomp.pipelines.inputs import expand
-from vidcomp.pipelines.run_options import Options, RayOptions
 from vidcomp.store import open_cache
 from vidcomp.store.storage import open_storage
 

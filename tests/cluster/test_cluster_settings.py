@@ -15,8 +15,8 @@ from vidcomp.errors import BudgetError, ConfigError, StoreStaleError, VidcompErr
 from vidcomp.pipelines.cli import main
 from vidcomp.pipelines.cluster.messages import Trouble
 from vidcomp.pipelines.cluster.needs import Needs, resolve
-from vidcomp.pipelines.ray_options import ray_settings
-from vidcomp.pipelines.run_options import Options, RayOptions
+from vidcomp.pipelines.extraction.ray_options import ray_settings
+from vidcomp.pipelines.extraction.run_options import Options, RayOptions
 
 NOTHING = dict.fromkeys(
     ("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_runtime_env"), None

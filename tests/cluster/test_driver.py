@@ -14,9 +14,9 @@ from vidcomp.pipelines.cluster.ledger import Ledger
 from vidcomp.pipelines.cluster.messages import Report, Started, Trouble
 from vidcomp.pipelines.cluster.pace import Pace
 from vidcomp.pipelines.cluster.pool import Event, Patience
-from vidcomp.pipelines.engine import Waits
+from vidcomp.pipelines.extraction.engine import Waits
+from vidcomp.pipelines.extraction.summary import Receipt
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.summary import Receipt
 
 
 class FakePool:

@@ -10,8 +10,8 @@ import pytest
 from vidcomp.config import load_recipe
 from vidcomp.pipelines.cluster.host import Feed, Host, Job
 from vidcomp.pipelines.cluster.messages import Started, Trouble
+from vidcomp.pipelines.extraction.run_options import Options
 from vidcomp.pipelines.inputs import Item, expand
-from vidcomp.pipelines.run_options import Options
 from vidcomp.store import open_cache
 from vidcomp.store.storage import open_storage
 

@@ -11,8 +11,8 @@ from ray_helpers import assert_all_there, assert_end, children_of, node
 from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError
 from vidcomp.pipelines.cluster import RayRunner
+from vidcomp.pipelines.extraction.run_options import Options, RayOptions
 from vidcomp.pipelines.inputs import expand
-from vidcomp.pipelines.run_options import Options, RayOptions
 from vidcomp.store.storage import open_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]

@@ -15,9 +15,9 @@ from vidcomp.errors import ConfigError
 from vidcomp.pipelines.cluster import runner as runner_module
 from vidcomp.pipelines.cluster.messages import Report
 from vidcomp.pipelines.cluster.reconcile import Reconciler
+from vidcomp.pipelines.extraction.run_options import Options, RayOptions
+from vidcomp.pipelines.extraction.summary import Summary
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.run_options import Options, RayOptions
-from vidcomp.pipelines.summary import Summary
 from vidcomp.store import CacheWriter, SourceId
 from vidcomp.store.manifest import read_manifest
 from vidcomp.store.storage import open_storage

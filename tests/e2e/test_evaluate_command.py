@@ -190,7 +190,7 @@ def test_the_picture_is_asked_for_before_the_work(evaluate, monkeypatch, tmp_pat
 
 def test_formats_of_the_command_are_those_there_are():
     from vidcomp.data.benchmarks import BENCHMARKS
-    from vidcomp.pipelines.evaluate_command import evaluate as command
+    from vidcomp.pipelines.evaluation.command import evaluate as command
 
     (form,) = [option for option in command.params if option.name == "form"]
     assert list(form.type.choices) == sorted(BENCHMARKS)

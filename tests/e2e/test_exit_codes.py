@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from vidcomp.pipelines.runs import read_runs
+from vidcomp.pipelines.extraction.runs import read_runs
 from vidcomp.store.storage import open_storage
 
 SMALL = ("--set", "encode.resize={mode: stretch, height: 56, width: 56}", "--budget", "20")
 MAIN = "from vidcomp.pipelines.cli import main; main(prog_name='vidcomp')"
 LOSES_ONE = f"""
-from vidcomp.pipelines.worker import Worker
+from vidcomp.pipelines.extraction.worker import Worker
 run = Worker.run
 Worker.run = lambda self, items: run(self, [i for i in items if i.key != "clip1.mp4"])
 {MAIN}

@@ -35,8 +35,8 @@ def test_a_second_run_does_no_work_again(extract, clips, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("nothing may be loaded or decoded")
 
-    monkeypatch.setattr("vidcomp.pipelines.worker.prepare", refuse)
-    monkeypatch.setattr("vidcomp.pipelines.worker.Engine", refuse)
+    monkeypatch.setattr("vidcomp.pipelines.extraction.worker.prepare", refuse)
+    monkeypatch.setattr("vidcomp.pipelines.extraction.worker.Engine", refuse)
     result = extract(clips, "--out", tmp_path / "cache")
     assert result.code == 0
     assert "nothing to do: all 5 are already cached" in result.out
@@ -80,7 +80,7 @@ def test_a_changed_source_is_stale_and_made_anew(extract, tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_stale(extract, tmp_path, monkeypatch):
-    from vidcomp.pipelines import engine
+    from vidcomp.pipelines.extraction import engine
 
     path = write_clip(tmp_path / "a.mp4", moving_square(6))
     original = engine.stream_frames

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from clips import moving_square, write_clip
 
-from vidcomp.pipelines.extract_command import extract as command
+from vidcomp.pipelines.extraction.command import extract as command
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extract.md").read_text()
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from vidcomp.pipelines.runs import read_runs
+from vidcomp.pipelines.extraction.runs import read_runs
 from vidcomp.store import open_cache
 from vidcomp.store.storage import open_storage
 
@@ -101,7 +101,7 @@ def test_failures_are_told_by_reason(extract, vidcomp, mixed, tmp_path):
 
 def test_a_crash_tells_signal_and_stack(extract, vidcomp, tmp_path, monkeypatch):
     from vidcomp.errors import DecodeError
-    from vidcomp.pipelines import engine
+    from vidcomp.pipelines.extraction import engine
 
     def crash(request):
         error = DecodeError(f"{request.path} cannot be decoded, the process died")

@@ -12,7 +12,7 @@ import yaml
 from clips import moving_square, write_clip
 
 from vidcomp.pipelines.cli import main
-from vidcomp.pipelines.ray_options import ray_settings
+from vidcomp.pipelines.extraction.ray_options import ray_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

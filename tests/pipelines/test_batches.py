@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.errors import VidcompError
-from vidcomp.pipelines.batches import Batches, Chunk, is_out_of_memory
+from vidcomp.pipelines.extraction.batches import Batches, Chunk, is_out_of_memory
 from vidcomp.types import Frames, Grid, VideoTokens
 
 POISON, GLUTTON = 99, 100

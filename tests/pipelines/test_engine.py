@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vidcomp.api import Gathered
 from vidcomp.errors import DecodeError, StoreError
-from vidcomp.pipelines import engine as engine_module
-from vidcomp.pipelines.engine import Done, Engine, Failed
+from vidcomp.pipelines.extraction import engine as engine_module
+from vidcomp.pipelines.extraction.engine import Done, Engine, Failed
 from vidcomp.pipelines.inputs import Item
 from vidcomp.types import Frames, Grid, Source, VideoTokens
 

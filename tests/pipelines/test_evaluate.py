@@ -9,12 +9,12 @@ from fake_answers import FakeModel
 from vidcomp.budget import Budget
 from vidcomp.data.questions import Question
 from vidcomp.errors import ConfigError, StoreError, VidcompError
-from vidcomp.pipelines.evaluate import evaluate
-from vidcomp.pipelines.evaluate_model import make_arms
-from vidcomp.pipelines.evaluate_prompts import Prompts, judge, normalise
-from vidcomp.pipelines.evaluate_records import Answers
-from vidcomp.pipelines.evaluate_report import chance, summarise_arms, to_json
-from vidcomp.pipelines.evaluate_videos import VideoFiles
+from vidcomp.pipelines.evaluation.evaluate import evaluate
+from vidcomp.pipelines.evaluation.model import make_arms
+from vidcomp.pipelines.evaluation.prompts import Prompts, judge, normalise
+from vidcomp.pipelines.evaluation.records import Answers
+from vidcomp.pipelines.evaluation.report import chance, summarise_arms, to_json
+from vidcomp.pipelines.evaluation.videos import VideoFiles
 
 OPTIONS = ("red", "green", "blue")
 NEEDS = (0, 10, 20, 40)

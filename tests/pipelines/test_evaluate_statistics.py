@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidcomp.pipelines.evaluate_statistics import mcnemar, mean_over_videos, paired
+from vidcomp.pipelines.evaluation.statistics import mcnemar, mean_over_videos, paired
 
 
 def spread(found):

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcomp.errors import ConfigError, DecodeError, MissingExtraError
-from vidcomp.pipelines import fetch
 from vidcomp.pipelines.cli import main
+from vidcomp.pipelines.extraction import fetch
 from vidcomp.pipelines.inputs import expand, source_id
 from vidcomp.store import open_cache
 from vidcomp.store.remote.client import ObjectInfo

@@ -16,15 +16,15 @@ from live_sources import grows, piped, sends
 
 from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError, DecodeError, StoreMissError
-from vidcomp.pipelines import engine as engine_module
-from vidcomp.pipelines import live as live_module
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction import engine as engine_module
+from vidcomp.pipelines.extraction import live as live_module
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.live import Closed, Opened, follow, live_items, resumed
+from vidcomp.pipelines.extraction.records import ErrorLog
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.windows import parse_window, split, windows_of
+from vidcomp.pipelines.extraction.worker import Worker
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.live import Closed, Opened, follow, live_items, resumed
-from vidcomp.pipelines.records import ErrorLog
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.windows import parse_window, split, windows_of
-from vidcomp.pipelines.worker import Worker
 from vidcomp.sample.decode import DecodeRequest, Live
 from vidcomp.sample.fps import Fps
 from vidcomp.store import TokenCache

@@ -15,8 +15,8 @@ from clips import moving_square, write_clip
 from llm.tiny_folders import save_folder
 
 from vidcomp.errors import ConfigError, MissingExtraError
-from vidcomp.pipelines.harness import Harness, settings_of
-from vidcomp.pipelines.lmms_eval import manifest
+from vidcomp.pipelines.evaluation.harness import Harness, settings_of
+from vidcomp.pipelines.evaluation.lmms_eval import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = ["What moves?", "Where does it go to?", "What?"]
@@ -299,7 +299,7 @@ def test_a_task_is_evaluated_by_lmms_eval_itself(model, clip_paths, harness, tmp
 
 def test_ends_of_answers():
     pytest.importorskip("lmms_eval.api.model", exc_type=ImportError)
-    from vidcomp.pipelines._lmms_eval_model import _cut
+    from vidcomp.pipelines.evaluation._lmms_eval_model import _cut
 
     assert _cut("A.\nB", "\n") == "A."
     assert _cut("A", ["\n", ""]) == "A"

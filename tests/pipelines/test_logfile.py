@@ -13,11 +13,11 @@ from fake_runner import FakeRunner, failed, ok
 
 from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError, StoreError
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.logfile import EventLog
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.shards import Shard
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.logfile import EventLog
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.shards import Shard
 
 RECIPE = load_recipe("embedded", [])
 ITEMS = [Item(key=str(i), path=f"/nowhere/{i}") for i in range(3)]
@@ -28,7 +28,7 @@ def start(tmp_path, monkeypatch):
     """Runs ``tell`` as the worker with a log."""
 
     def call(tell, path, items=ITEMS):
-        monkeypatch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(tell))
+        monkeypatch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(tell))
         with EventLog(str(path), run="one") as log:
             options = Options(run_id="one")
             return extract(items, tmp_path / "cache", RECIPE, options=options, watchers=[log])
@@ -155,7 +155,7 @@ def test_a_disk_that_becomes_full_is_told_once_and_ends_nothing(
             raise OSError(28, "No space left on device")
         return real(fd, data)
 
-    monkeypatch.setattr("vidcomp.pipelines.logfile.os.write", write)
+    monkeypatch.setattr("vidcomp.pipelines.extraction.logfile.os.write", write)
 
     def tell(items):
         yield ok(items[0])

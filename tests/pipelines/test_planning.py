@@ -3,11 +3,11 @@
 import pytest
 
 from vidcomp.config import load_recipe
-from vidcomp.pipelines import planning
+from vidcomp.pipelines.extraction import planning
+from vidcomp.pipelines.extraction.planning import make_plan
+from vidcomp.pipelines.extraction.records import ErrorLog, ErrorRecord
+from vidcomp.pipelines.extraction.run_options import Options
 from vidcomp.pipelines.inputs import Item, source_id
-from vidcomp.pipelines.planning import make_plan
-from vidcomp.pipelines.records import ErrorLog, ErrorRecord
-from vidcomp.pipelines.run_options import Options
 from vidcomp.store import SourceId
 
 RECIPE = load_recipe("embedded", [])

@@ -9,13 +9,13 @@ import pytest
 from fake_runner import FakeRunner, failed, ok
 
 from vidcomp.config import load_recipe
-from vidcomp.pipelines.engine import Waits
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction.engine import Waits
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.planning import Plan
+from vidcomp.pipelines.extraction.progress import Console
+from vidcomp.pipelines.extraction.summary import Receipt, Summary
+from vidcomp.pipelines.extraction.watching import Watchers
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.planning import Plan
-from vidcomp.pipelines.progress import Console
-from vidcomp.pipelines.summary import Receipt, Summary
-from vidcomp.pipelines.watching import Watchers
 
 RECIPE = load_recipe("embedded", [])
 
@@ -42,9 +42,9 @@ def show(tmp_path, monkeypatch):
     def call(tell, todo, *, is_terminal=True, quiet=False, beat_s=60.0):
         screen = Screen(is_terminal=is_terminal)
         monkeypatch.setattr("sys.stderr", screen)
-        monkeypatch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(tell))
+        monkeypatch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(tell))
         monkeypatch.setattr(
-            "vidcomp.pipelines.extract.Watchers", lambda w: Watchers(w, beat_s=beat_s)
+            "vidcomp.pipelines.extraction.extract.Watchers", lambda w: Watchers(w, beat_s=beat_s)
         )
         with Console(quiet=quiet) as console:
             extract(todo, tmp_path, RECIPE, watchers=[console])
@@ -148,7 +148,9 @@ def test_nobody_reading_is_no_reason_to_stop(tmp_path, monkeypatch):
             raise BrokenPipeError
 
     monkeypatch.setattr("sys.stderr", Closed(is_terminal=False))
-    monkeypatch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(lambda t: map(failed, t)))
+    monkeypatch.setattr(
+        "vidcomp.pipelines.extraction.extract.Worker", FakeRunner(lambda t: map(failed, t))
+    )
     with Console(quiet=False) as console:
         assert extract(items(3), tmp_path, RECIPE, watchers=[console]).failed == 3
 

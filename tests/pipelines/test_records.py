@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.errors import DecodeError, VidcompError
-from vidcomp.pipelines.history import reason
-from vidcomp.pipelines.records import ErrorLog, ErrorRecord, cause_of, now
+from vidcomp.pipelines.extraction.history import reason
+from vidcomp.pipelines.extraction.records import ErrorLog, ErrorRecord, cause_of, now
 from vidcomp.store.remote import ObjectStorage
 from vidcomp.store.storage import open_storage
 

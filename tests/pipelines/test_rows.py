@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcomp.config import load_recipe
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.records import ErrorLog, ErrorRecord
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.summary import Receipt, Summary
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.records import ErrorLog, ErrorRecord
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.summary import Receipt, Summary
 
 RECIPE = load_recipe("embedded", [])
 COUNTED = {"ok": "done", "damaged": "done", "cached": "cached", "failed": "failed"}
@@ -21,7 +21,7 @@ COUNTED = {"ok": "done", "damaged": "done", "cached": "cached", "failed": "faile
 
 def run(items, tell, **options):
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(tell))
+        patch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(tell))
         return extract(items, Path(folder) / "cache", RECIPE, options=Options(**options))
 
 
@@ -109,7 +109,7 @@ def test_a_failure_of_this_run_of_which_no_receipt_came_is_found_in_the_store(tm
         yield from ()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(tell))
+        patch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(tell))
         options = Options(run_id="this", retry_failed=True)
         summary = extract([item("a"), item("b")], tmp_path, RECIPE, options=options)
     adds_up(summary)

@@ -13,14 +13,14 @@ from fake_runner import FakeRunner, failed, ok
 
 from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError, StoreError
-from vidcomp.pipelines import provenance, runs
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction import provenance, runs
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.provenance import git_commit, process_started, without_secrets
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.runs import new_run_id, read_runs, seconds_per_item
+from vidcomp.pipelines.extraction.shards import Shard
+from vidcomp.pipelines.extraction.watching import Watcher, Watchers
 from vidcomp.pipelines.inputs import Item
-from vidcomp.pipelines.provenance import git_commit, process_started, without_secrets
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.runs import new_run_id, read_runs, seconds_per_item
-from vidcomp.pipelines.shards import Shard
-from vidcomp.pipelines.watching import Watcher, Watchers
 from vidcomp.store.remote import ObjectStorage
 from vidcomp.store.storage import open_storage
 
@@ -33,7 +33,7 @@ def start(tmp_path, monkeypatch):
     """Runs ``tell`` as the worker; gives the summary."""
 
     def call(tell, items=ITEMS, **more):
-        monkeypatch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(tell))
+        monkeypatch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(tell))
         return extract(items, tmp_path, RECIPE, recipe_name="mine", **more)
 
     return call
@@ -148,7 +148,9 @@ def test_a_record_that_can_no_longer_be_written_ends_nothing(start, monkeypatch,
 
 
 def test_each_beat_tells_how_far_it_is(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("vidcomp.pipelines.extract.Watchers", lambda w: Watchers(w, beat_s=0.01))
+    monkeypatch.setattr(
+        "vidcomp.pipelines.extraction.extract.Watchers", lambda w: Watchers(w, beat_s=0.01)
+    )
 
     def tell(items):
         yield ok(items[0])
@@ -235,7 +237,7 @@ def test_the_newest_come_first_and_what_is_no_record_is_left_out(tmp_path):
 def test_records_lie_on_object_stores_too(monkeypatch, tmp_path):
     pytest.importorskip("obstore")
     storage = ObjectStorage(f"memory://{uuid.uuid4().hex}", staging=tmp_path)
-    monkeypatch.setattr("vidcomp.pipelines.extract.Worker", FakeRunner(all_ok))
+    monkeypatch.setattr("vidcomp.pipelines.extraction.extract.Worker", FakeRunner(all_ok))
     for _ in range(2):
         extract(ITEMS, storage, RECIPE)
     assert [record["state"] for record in read_runs(storage)] == ["done", "done"]

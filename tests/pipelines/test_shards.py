@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcomp.errors import ConfigError
-from vidcomp.pipelines.shards import Shard, choose_shard, parse_shard, shard_of_environment
+from vidcomp.pipelines.extraction.shards import (
+    Shard,
+    choose_shard,
+    parse_shard,
+    shard_of_environment,
+)
 
 
 @given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 20))

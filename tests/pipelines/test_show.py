@@ -13,9 +13,9 @@ from vidcomp.config import load_recipe
 from vidcomp.errors import ConfigError, StoreError, StoreMissError, StoreStaleError
 from vidcomp.pipelines import show as module
 from vidcomp.pipelines.cli import main
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction.extract import extract
+from vidcomp.pipelines.extraction.run_options import Options
 from vidcomp.pipelines.inputs import expand
-from vidcomp.pipelines.run_options import Options
 from vidcomp.pipelines.show import show
 from vidcomp.sample.base import Timeline
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from vidcomp.pipelines.stopping import stops_on_signals
+from vidcomp.pipelines.extraction.stopping import stops_on_signals
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 

@@ -10,7 +10,7 @@ from clips import moving_square, write_clip
 from vidcomp.compress.base import Compressor
 from vidcomp.config import Recipe
 from vidcomp.pipelines.cli import main
-from vidcomp.pipelines.live import _base_now
+from vidcomp.pipelines.extraction.live import _base_now
 from vidcomp.registry import COMPRESSORS
 from vidcomp.sample.decode import LIVE_SCHEMES
 from vidcomp.store import TokenCache

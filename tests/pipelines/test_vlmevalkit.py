@@ -12,8 +12,8 @@ from clips import moving_square, write_clip
 from llm.tiny_folders import save_folder
 
 from vidcomp.errors import ConfigError, MissingExtraError
-from vidcomp.pipelines.harness import Harness
-from vidcomp.pipelines.vlmevalkit import register
+from vidcomp.pipelines.evaluation.harness import Harness
+from vidcomp.pipelines.evaluation.vlmevalkit import register
 
 SETTINGS = {"compressor": "uniform", "budget": "50%", "dtype": "float32"}
 
@@ -50,7 +50,9 @@ def supported(monkeypatch):
     modules["vlmeval.config"] = SimpleNamespace(supported_VLM={})
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "vidcomp.pipelines._vlmevalkit_model", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "vidcomp.pipelines.evaluation._vlmevalkit_model", raising=False
+    )
     return modules["vlmeval.config"].supported_VLM
 
 

@@ -14,12 +14,12 @@ from vidcomp.api import Prepared, prepare
 from vidcomp.config import Recipe
 from vidcomp.encode.base import Encoder
 from vidcomp.errors import ConfigError, DecodeError, MissingExtraError, VidcompError
-from vidcomp.pipelines import engine as engine_module
-from vidcomp.pipelines import worker as worker_module
+from vidcomp.pipelines.extraction import engine as engine_module
+from vidcomp.pipelines.extraction import worker as worker_module
+from vidcomp.pipelines.extraction.records import ErrorLog
+from vidcomp.pipelines.extraction.run_options import Options
+from vidcomp.pipelines.extraction.worker import Worker
 from vidcomp.pipelines.inputs import expand
-from vidcomp.pipelines.records import ErrorLog
-from vidcomp.pipelines.run_options import Options
-from vidcomp.pipelines.worker import Worker
 from vidcomp.store import open_cache, verify
 from vidcomp.store.storage import open_storage
 

@@ -12,7 +12,7 @@ from tiny_models import save_tiny
 from vidcomp.api import prepare
 from vidcomp.config import Recipe, identity, load_recipe
 from vidcomp.errors import ConfigError, ShapeError
-from vidcomp.pipelines.extract import extract
+from vidcomp.pipelines.extraction.extract import extract
 from vidcomp.pipelines.inputs import Item
 from vidcomp.pipelines.recompress import recompress
 from vidcomp.projectors.base import Projector

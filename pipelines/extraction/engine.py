@@ -19,9 +19,9 @@ from vidcomp.sample.decode import Backend, stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.types import Frames
 
+from ..inputs import Item
 from .batches import Batches, Chunk
 from .fetch import frames_of
-from .inputs import Item
 from .live import Closed, Opened, follow, live_settings
 from .outcomes import Done, Failed, Followed, Open, finish
 from .queues import ByteQueue, WriterThread

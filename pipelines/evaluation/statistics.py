@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .comparison import Interval
+from ..comparison import Interval
 
 __all__ = ["McNemar", "Paired", "mcnemar", "mean_over_videos", "paired"]
 

@@ -13,9 +13,9 @@ from vidcomp.sample.decode import DecodeRequest, stream_frames
 from vidcomp.sample.decode.isolate import DecodeWorker
 from vidcomp.sample.uniform import Uniform
 
-from .inputs import Item
+from ..inputs import Item
+from ..units import parse_seconds
 from .run_options import Options
-from .units import parse_seconds
 
 __all__ = ["parse_window", "split", "windows_of"]
 

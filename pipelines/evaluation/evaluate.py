@@ -13,10 +13,10 @@ from vidcomp.data.questions import Question
 from vidcomp.errors import StoreError, VidcompError
 from vidcomp.types import VideoTokens
 
-from .evaluate_model import Arm, Model, frames_of, slots_of, tokens_of
-from .evaluate_prompts import Judged, Prompts, judge, marked
-from .evaluate_records import Answered, Answers
-from .evaluate_videos import VideoFiles, by_clip
+from .model import Arm, Model, frames_of, slots_of, tokens_of
+from .prompts import Judged, Prompts, judge, marked
+from .records import Answered, Answers
+from .videos import VideoFiles, by_clip
 
 __all__ = ["Evaluation", "Failure", "evaluate"]
 

@@ -16,7 +16,7 @@ from vidcomp.errors import BudgetError, ConfigError
 from vidcomp.sample.base import Sampler
 from vidcomp.types import Grid, VideoTokens
 
-from .comparison import Method, fit_to, parse_methods, short_budget
+from ..comparison import Method, fit_to, parse_methods, short_budget
 
 if TYPE_CHECKING:
     from vidcomp.llm.model import VideoLLM

@@ -1,4 +1,4 @@
-"""The class behind ``vidcomp.pipelines.vlmevalkit``; needs VLMEvalKit."""
+"""The class behind ``vidcomp.pipelines.evaluation.vlmevalkit``; needs VLMEvalKit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

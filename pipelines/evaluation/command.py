@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .options import BudgetsCommand, common
+from ..options import BudgetsCommand, common
 
 __all__ = ["evaluate"]
 
@@ -95,6 +95,6 @@ def evaluate(**options: Any) -> int:
     method is held against the run with all tokens, question by question.  Answers are written as
     they come: the same command again asks only what is missing.
     """
-    from .evaluate_output import run_evaluate
+    from .output import run_evaluate
 
     return run_evaluate(options)

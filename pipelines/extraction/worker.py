@@ -17,8 +17,8 @@ from vidcomp.functional.resize import Resize
 from vidcomp.store import CacheWriter, SourceId
 from vidcomp.store.storage import Storage
 
+from ..inputs import Item
 from .engine import Engine, Waits
-from .inputs import Item
 from .outcomes import Done, Failed, Followed
 from .provenance import versions
 from .records import ErrorLog, ErrorRecord, cause_of, now

@@ -15,8 +15,8 @@ from vidcomp.errors import StoreMissError
 from vidcomp.store import recover
 from vidcomp.store.storage import Storage, open_storage
 
+from ..inputs import Item
 from .engine import Waits
-from .inputs import Item
 from .live import check_live
 from .planning import Plan, cached_receipt, make_plan
 from .records import ErrorRecord
@@ -116,7 +116,7 @@ def _runner(storage: Storage, recipe: Recipe, options: Options, most: int) -> Ru
     """What does the work: this process, or a cluster."""
     if options.engine == "local":
         return Worker(storage, recipe, options, most=most)
-    from .cluster import RayRunner
+    from ..cluster import RayRunner
 
     return RayRunner(storage, recipe, options, most=most)
 

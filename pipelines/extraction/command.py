@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .options import CONTEXT, common, recipe_options
+from ..options import CONTEXT, common, recipe_options
 from .ray_options import engine_options
 
 __all__ = ["extract"]
@@ -131,6 +131,6 @@ def extract(**options: Any) -> int:
     videos failed (see: vidcomp errors); 4 stopped by --max-failures; 5 the cache cannot be read or
     written; 130 Ctrl-C; 143 SIGTERM.
     """
-    from .jobs import run_extract
+    from ..jobs import run_extract
 
     return run_extract(options)

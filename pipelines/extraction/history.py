@@ -14,10 +14,10 @@ from vidcomp.store.files import explained
 from vidcomp.store.manifest import read_manifest
 from vidcomp.store.storage import Storage
 
-from .output import format_table, print_json, printable
+from ..output import format_table, print_json, printable
+from ..units import format_seconds
 from .records import ErrorLog, ErrorRecord
 from .runs import read_runs
-from .units import format_seconds
 
 __all__ = ["list_errors", "list_runs", "reason"]
 

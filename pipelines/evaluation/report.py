@@ -7,11 +7,11 @@ from typing import Any
 
 from vidcomp.data.questions import Question
 
-from .comparison import Interval
+from ..comparison import Interval
 from .evaluate import Evaluation
-from .evaluate_model import Arm
-from .evaluate_records import Answered
-from .evaluate_statistics import McNemar, Paired, mcnemar, mean_over_videos, paired
+from .model import Arm
+from .records import Answered
+from .statistics import McNemar, Paired, mcnemar, mean_over_videos, paired
 
 __all__ = ["ArmResult", "Versus", "chance", "summarise_arms", "to_json"]
 

@@ -31,7 +31,7 @@ from vidcomp.sample.decode import (
 from vidcomp.store import SourceId, TokenCache
 from vidcomp.types import Frames
 
-from .inputs import Item, LiveInput
+from ..inputs import Item, LiveInput
 from .run_options import Options
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from vidcomp.report.accuracy import Level, Score, ScoreCurve, draw_accuracy
 from vidcomp.report.curves import check_drawing
 from vidcomp.sample.base import Sampler
 
+from ..output import json_text, print_json
 from .evaluate import Evaluation, evaluate
-from .evaluate_model import Arm, LoadedModel, make_arms
-from .evaluate_prompts import Prompts
-from .evaluate_records import Answers
-from .evaluate_report import ArmResult, chance, summarise_arms, to_json
-from .evaluate_table import format_evaluation
-from .evaluate_videos import VideoFiles
-from .output import json_text, print_json
+from .model import Arm, LoadedModel, make_arms
+from .prompts import Prompts
+from .records import Answers
+from .report import ArmResult, chance, summarise_arms, to_json
+from .table import format_evaluation
+from .videos import VideoFiles
 
 __all__ = ["draw_results", "run_evaluate"]
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from vidcomp.data.benchmarks import Benchmark
 
-from .comparison import Interval
+from ..comparison import Interval
+from ..output import format_table, json_text, printable
 from .evaluate import Evaluation
-from .evaluate_prompts import Prompts
-from .evaluate_report import ArmResult, chance
-from .output import format_table, json_text, printable
+from .prompts import Prompts
+from .report import ArmResult, chance
 
 __all__ = ["format_evaluation"]
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from tqdm import tqdm
 
+from ..output import printable
+from ..units import format_seconds
 from .engine import Waits
-from .output import printable
 from .summary import Receipt, Summary
-from .units import format_seconds
 from .watching import Watcher
 
 if TYPE_CHECKING:

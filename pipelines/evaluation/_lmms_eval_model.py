@@ -1,4 +1,4 @@
-"""The classes behind ``vidcomp.pipelines.lmms_eval``; needs lmms-eval."""
+"""The classes behind ``vidcomp.pipelines.evaluation.lmms_eval``; needs lmms-eval."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

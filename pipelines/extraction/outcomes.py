@@ -7,8 +7,8 @@ from vidcomp.api import Arriving
 from vidcomp.errors import VidcompError
 from vidcomp.types import Source, VideoTokens
 
+from ..inputs import Item
 from .batches import is_out_of_memory, release_memory
-from .inputs import Item
 
 __all__ = ["Done", "Failed", "Followed", "Open", "finish"]
 

@@ -11,7 +11,7 @@ from vidcomp.errors import StoreMissError, StoreStaleError
 from vidcomp.store import SourceId, TokenCache
 from vidcomp.store.storage import Storage, open_storage
 
-from .inputs import Item, source_id
+from ..inputs import Item, source_id
 from .live import resumed
 from .records import ErrorLog, ErrorRecord
 from .run_options import Options

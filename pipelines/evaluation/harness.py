@@ -16,7 +16,7 @@ from vidcomp.llm.prompt import Prompt
 from vidcomp.sample.base import Sampler
 from vidcomp.types import VideoTokens
 
-from .evaluate_model import LoadedModel, Shown, make_arms
+from .model import LoadedModel, Shown, make_arms
 
 if TYPE_CHECKING:
     from vidcomp.llm.session import Session

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidcomp.data.questions import LETTERS, Question
 
-from .evaluate_model import Asked
+from .model import Asked
 
 __all__ = ["Judged", "Prompts", "judge", "marked", "normalise"]
 

@@ -10,7 +10,7 @@ from vidcomp.errors import MissingExtraError
 
 __all__ = ["manifest"]
 
-_PLACE = "vidcomp.pipelines._lmms_eval_model"
+_PLACE = "vidcomp.pipelines.evaluation._lmms_eval_model"
 
 
 def manifest() -> Any:  # an lmms_eval ModelManifest

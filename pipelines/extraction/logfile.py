@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vidcomp.errors import ConfigError
 
+from ..options import exit_code
 from .engine import Waits
-from .options import exit_code
 from .provenance import versions, without_secrets
 from .records import cause_of, now
 from .shards import Shard

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from vidcomp.errors import ConfigError, StoreError
 
-from .output import json_text
+from ..output import json_text
 
 __all__ = ["Answered", "Answers"]
 

@@ -23,7 +23,7 @@ from vidcomp.store.disk.format import FORMAT_VERSION
 from vidcomp.store.files import explained
 from vidcomp.store.storage import Storage
 
-from .options import exit_code
+from ..options import exit_code
 from .provenance import git_commit, machine, process_started, versions, without_secrets
 from .records import now, put, read_all
 from .run_options import Options

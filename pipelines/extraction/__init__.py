@@ -1,0 +1,1 @@
+"""``vidcomp extract``: what decodes, encodes, compresses and commits; its plans, records and ends."""
