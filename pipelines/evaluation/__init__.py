@@ -1,1 +1,1 @@
-"""``vidcomp evaluate``: questions of benchmarks asked at several budgets; plug-ins of other harnesses."""
+"""``vidcomp evaluate``: benchmarks asked at several budgets; plug-ins of other harnesses."""

@@ -1,1 +1,1 @@
-"""``vidcomp extract``: what decodes, encodes, compresses and commits; its plans, records and ends."""
+"""``vidcomp extract``: what decodes, encodes, compresses and commits; plans, records, ends."""
