@@ -256,6 +256,7 @@ class Engine:
                 return error
             self._put(queue, _Event(video, error=error))
             return None
+        video.end_reading()
         self._put(queue, _Event(video))
         return None
 
@@ -305,7 +306,9 @@ class Engine:
         try:
             return queue.put(event)
         finally:
-            self.waits.encode_wait_s += (time.perf_counter() - started) / len(self._readers)
+            waited_s = time.perf_counter() - started
+            event.video.waited_s += waited_s
+            self.waits.encode_wait_s += waited_s / len(self._readers)
 
     def _next_batch(self, queue: ByteQueue[_Event]) -> list[_Event] | None:
         """What is ready, until the encoder's batch is full; ``None`` if nothing will come.
@@ -338,8 +341,11 @@ class Engine:
                 events.append(event)
             except Exception as error:  # noqa: BLE001  # any failure of a video is its outcome
                 yield event.video.fail("encode", error)
+        begun = time.perf_counter()
         results = self._batches.encode(prepared, chunks)
+        frame_s = (time.perf_counter() - begun) / max(1, sum(len(c.frames) for c in chunks))
         for event, chunk, result in zip(events, chunks, results, strict=True):
+            event.video.encode_s += frame_s * len(chunk.frames)
             if event.video.is_over:
                 continue  # an earlier chunk of this batch failed
             try:

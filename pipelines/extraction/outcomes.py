@@ -34,7 +34,7 @@ class Done:
     """Length of the sampled range."""
     num_tokens_in: int
     seconds: float
-    """From the start of decoding to the compressed tokens."""
+    """Of work: decoding, its share of passes of the encoder, compressing."""
     source: Source | None
     """What was read, and how."""
 
@@ -53,10 +53,20 @@ class Open:
     item: Item
     tokens: Arriving
     started: float = field(default_factory=time.perf_counter)
+    waited_s: float = 0.0
+    """Time that its reader waited for the encoder."""
+    read_s: float = 0.0
+    """Time that its reader worked."""
+    encode_s: float = 0.0
+    """Its share of the time of the encoder's passes."""
     is_over: bool = False
     """Its outcome is known, or another attempt takes its place: what still arrives is dropped."""
     damage: str = ""
     """What its reader was not told by the frames: why a window of a live source ended early."""
+
+    def end_reading(self) -> None:
+        """Its last frame has been handed on."""
+        self.read_s = time.perf_counter() - self.started - self.waited_s
 
     def fail(self, stage: str, error: Exception) -> Failed:
         """The video is over, and has no record."""
@@ -72,6 +82,7 @@ def finish(opened: Open, error: Exception | None) -> Done | Failed:
     if not video.num_frames:
         empty = VidcompError(f"{item.path} gave no frames: check the file and the time range")
         return opened.fail("decode", empty)
+    started = time.perf_counter()
     try:
         small = _reduced(video)
     except Exception as problem:  # noqa: BLE001  # any failure of a video is its outcome
@@ -83,7 +94,7 @@ def finish(opened: Open, error: Exception | None) -> Done | Failed:
         num_frames=video.num_frames,
         num_seconds=video.num_seconds,
         num_tokens_in=video.num_tokens,
-        seconds=time.perf_counter() - opened.started,
+        seconds=opened.read_s + opened.encode_s + time.perf_counter() - started,
         source=_source(video.source, opened.damage),
     )
 

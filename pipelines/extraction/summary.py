@@ -38,7 +38,7 @@ class Receipt:
     tokens_out: int | None = None
     """Tokens kept."""
     seconds: float | None = None
-    """From the start of decoding to the compressed tokens."""
+    """Of work: decoding, its share of passes of the encoder, compressing."""
     stage: str = ""
     """Of a failure: decode, encode, compress or write."""
     error: str = ""
