@@ -102,7 +102,7 @@ def bench_flat(_: argparse.Namespace, scratch: Path) -> None:
         f"Looked at after every {_STEP} videos; the last column is the slope of a line through the "
         f"second half.  At work the job took at most {max(peaks[:half]):.0f} MB more in the first "
         f"half and {max(peaks[half:]):.0f} MB in the second.  Readers are not replaced here; by "
-        "default they are after some hundred videos.",
+        "default they are after two thousand.",
     )
 
 
