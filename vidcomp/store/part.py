@@ -12,7 +12,7 @@ from vidcomp.store.commit import drop, journal_path, part_path, publish, seal
 from vidcomp.store.disk.format import ALIGN
 from vidcomp.store.disk.header import dumps
 from vidcomp.store.disk.layout import Counts, Layout
-from vidcomp.store.disk.shard import FILLER_NBYTES, record_entries, shard_header
+from vidcomp.store.disk.shard import FILLER_NBYTES, record_entries, shard_header, shard_name
 from vidcomp.store.disk.types import Row
 from vidcomp.store.files import write_all
 from vidcomp.store.storage import Storage
@@ -57,8 +57,8 @@ class Part:
         self.end = room
         """Byte after the last record."""
         self.sealed = False
-        """Whether it is among the shards, where bytes added now would not be in its header; it
-        may still lack its delta."""
+        """Whether nothing may be added any more: it is among the shards, where more bytes would not
+        be in its header, or thrown away as empty; it may still lack its delta."""
         self.started_s = time.monotonic()
         self._storage = storage
         self._store = dict(store)
@@ -118,13 +118,18 @@ class Part:
         return not self._unsynced
 
     def commit(self) -> None:
-        """Seal the shard and make it visible; the part is closed afterwards, or as it was."""
+        """Seal the shard and make it visible; the part is closed afterwards, or as it was.
+
+        One without rows, as the first record found no room, is thrown away.
+        """
         rows = self.in_order()
         self._settle()
-        if not self.sealed:
-            seal(self._storage, self.name, self._store, rows, (self.room, self.end))
-            self.sealed = True
-        publish(self._storage, self.name, str(self._store["id"]), rows)
+        if rows:
+            self._seal(rows)
+            publish(self._storage, self.name, str(self._store["id"]), rows)
+        else:
+            self.sealed = True  # half thrown away it takes no records
+            drop(self._storage.wal, self.name)
         self.close()
 
     def in_order(self) -> list[Row]:
@@ -139,6 +144,18 @@ class Part:
             if fd >= 0:
                 os.close(fd)
         self._part = self._journal = -1
+
+    def _seal(self, rows: list[Row]) -> None:
+        if self.sealed:
+            return
+        try:
+            seal(self._storage, self.name, self._store, rows, (self.room, self.end))
+        except BaseException:
+            # On a network, what was done may be answered with an error.
+            is_gone = not part_path(self._storage.wal, self.name).exists()
+            self.sealed = is_gone and self._storage.exists(shard_name(self.name))
+            raise
+        self.sealed = True
 
     def _write_back(self) -> None:
         """Let the disk begin, so that it has little left to do when it is waited for."""

@@ -76,26 +76,43 @@ def _recover_one(storage: Storage, name: str, manifest: Manifest, force: bool) -
 
 def _finish(storage: Storage, name: str, manifest: Manifest) -> bool:
     is_sealed = storage.exists(shard_name(name))
+    is_seen = storage.exists(delta_name(name))
     rows: Sequence[Row] = ()
-    if journal.read(journal_path(storage.wal, name)).copies:
-        # What they were copied from may have been replaced or removed since, and is still there.
-        if is_sealed and not storage.exists(delta_name(name)):
-            storage.remove(shard_name(name))
-    elif is_sealed and not storage.exists(delta_name(name)):
-        found = read_shard_header(storage.open(shard_name(name)), name)
-        if found.store.get("id") != manifest.id:
-            raise StoreCorruptError(f"shard {name} belongs to another store: remove it")
-        rows = found.rows
-    elif not is_sealed and part_path(storage.wal, name).exists():
-        rows, data = replay(storage.wal, name)
-        if rows:
-            _seal(storage, name, manifest, rows, data)
+    # Copies go: what they were made of may have been replaced or removed since, and is still there.
+    copies = journal.read(journal_path(storage.wal, name)).copies
+    if not copies and not (is_sealed and is_seen):
+        rows = _replayed(storage, name, manifest)
+        if is_sealed and not rows:
+            rows = _sealed_rows(storage, name, manifest)
     if not rows:
+        if is_sealed and not is_seen:  # without its journal it would seem to have lost its delta
+            storage.remove(shard_name(name))
+            storage.barrier("shards")
         drop(storage.wal, name)
         return False
     publish(storage, name, manifest.id, rows)
     _log.info("recovered %d rows of a writer that died: %s", len(rows), name)
     return True
+
+
+def _replayed(storage: Storage, name: str, manifest: Manifest) -> Sequence[Row]:
+    """The rows of the part, a shard now; none if there is no part, or nothing whole in it.
+
+    A part beside its shard is one whose upload was not seen to end: it may hold more by now.
+    """
+    if not part_path(storage.wal, name).exists():
+        return ()
+    rows, data = replay(storage.wal, name)
+    if rows:
+        _seal(storage, name, manifest, rows, data)
+    return rows
+
+
+def _sealed_rows(storage: Storage, name: str, manifest: Manifest) -> tuple[Row, ...]:
+    found = read_shard_header(storage.open(shard_name(name)), name)
+    if found.store.get("id") != manifest.id:
+        raise StoreCorruptError(f"shard {name} belongs to another store: remove it")
+    return found.rows
 
 
 def _seal(
