@@ -226,11 +226,12 @@ def test_a_drained_run_ends_soon_and_counts_nothing_twice(seed, after, death):
             if number == after:
                 run.drain(5.0)
                 since = pool.now
-            receipts.append(one.key)
-    assert len(set(receipts)) == len(receipts)
+            receipts.append(one)
+    keys = {one.key for one in receipts}
+    assert len(keys) == len(receipts)
     assert not pool.alive
     assert pool.now - since < 30
-    assert set(receipts) == {key for key in pool.done if key in receipts}
+    assert {one.key for one in receipts if one.status != "failed"} <= set(pool.done)
 
 
 def test_hosts_are_added_while_there_is_a_backlog_and_go_when_there_is_none():

@@ -74,4 +74,4 @@ def test_a_folder_with_a_name_like_a_video_is_searched(videos, vidcomp, tmp_path
     folder.mkdir()
     shutil.copy(videos / "hevc_128.mp4", folder / "inner.mp4")
     result = vidcomp("extract", folder, "--out", tmp_path / "cache", "-q", "--json")
-    assert [row["clip"] for row in result.json["rows"]] == ["inner.mp4"]
+    assert [row["key"] for row in result.json["rows"]] == ["inner.mp4"]

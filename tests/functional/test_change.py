@@ -33,7 +33,7 @@ lawful = settings(deadline=None, max_examples=40)
     num_frames=st.integers(1, 7),
     tubelet=st.integers(1, 3),
     reference=st.sampled_from(["previous", "last_kept"]),
-    threshold=st.sampled_from([0.0, 0.2, 0.4]),
+    threshold=st.sampled_from([0.0, 0.2013, 0.4017]),  # no change is ever as large
     scale=st.sampled_from([None, (1.0, 2.0, 0.5)]),
     as_bytes=st.booleans(),
     seed=st.integers(0, 9),
