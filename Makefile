@@ -24,12 +24,14 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py $(VIDEOS)
 
 # As many tests at once as there are cores, so that each has one thread.
+RUN = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
+	$(RUN) $(PYTEST)
 
 # pytest ends with 5 where no test bears the marker, which is fine here.
 test-marked: $(STAMP)
-	$(BIN)/python -m pytest -m "$(MARKED)" $(PYTEST) || [ $$? -eq 5 ]
+	$(RUN) -m "$(MARKED)" $(PYTEST) || [ $$? -eq 5 ]
 
 test-all: test test-marked
 
