@@ -4,7 +4,8 @@ Inside an actor every video is followed (``actor.py``); around it a node comes, 
 asks for work or has none, a process or a node dies, its death is noticed, a node is given back.
 Leases are those of the driver of ``--engine ray``: its own ``Pace`` says how many videos an actor
 gets.  Simplified: an actor's receipts are counted when it asks for more, and a video with which
-two actors died is not kept alone (no video here kills an actor).
+two actors died is not kept alone (no video here kills an actor); of two readers that end near a
+broken file, who takes the next video may differ.
 """
 
 import math
