@@ -16,7 +16,7 @@ from .allocator import keep_little
 from .cli_cache import cache
 from .evaluation.command import evaluate
 from .extraction.command import extract
-from .options import CONTEXT, BudgetsCommand, common, recipe_options
+from .options import CONTEXT, BudgetsCommand, common, placed, recipe_options
 from .streams import fill_missing_streams
 
 __all__ = ["main"]
@@ -133,14 +133,7 @@ def compare(**options: Any) -> int:
     show_default=True,
     help="Longest answer.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Type of the weights; auto: as stored.",
-)
+@placed
 @common
 def ask(**options: Any) -> int:
     """Ask a video language model about a VIDEO, of which it reads as many tokens as BUDGET says.
@@ -172,13 +165,7 @@ def ask(**options: Any) -> int:
 @click.option("--allow-host", multiple=True, help="Another name that the server goes by.")
 @click.option("--token-file", type=click.Path(), help="File with the token that clients must send.")
 @click.option("--allow-fetch", is_flag=True, help="Fetch videos that clients give links of.")
-@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-)
+@placed
 @click.option("--max-upload-mb", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--max-stored-mb", type=click.IntRange(min=1), default=20480, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=1024, show_default=True)

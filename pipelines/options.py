@@ -11,7 +11,7 @@ import click
 
 from vidcomp.errors import BudgetError, ConfigError, StoreError, VidcompError
 
-__all__ = ["CONTEXT", "BudgetsCommand", "chosen", "common", "exit_code", "recipe_options"]
+__all__ = ["CONTEXT", "BudgetsCommand", "chosen", "common", "exit_code", "placed", "recipe_options"]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of every command."""
@@ -89,6 +89,20 @@ def recipe_options(
         )(command)
 
     return add
+
+
+def placed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a language model runs, and in which type."""
+    command = click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help="Type of the weights; auto: as stored.",
+    )(command)
+    return click.option("--device", default="cpu", show_default=True, help="Where the model runs.")(
+        command
+    )
 
 
 def chosen(command: Callable[..., Any]) -> Callable[..., Any]:

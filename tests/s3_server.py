@@ -53,6 +53,16 @@ class S3Server:
         self.port = int(self._process.stdout.readline())
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
+    def environment(self, state: Path) -> dict[str, str]:
+        """Variables by which users name this server, and the folder of their commits' staging."""
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "XDG_STATE_HOME": str(state),
+        }
+
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.endpoint + path, data=body, method=method)
         request.add_header("Content-Type", "text/plain")

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ..options import BudgetsCommand, common
+from ..options import CONTEXT, BudgetsCommand, common, placed
 
 __all__ = ["evaluate"]
 
@@ -23,7 +23,7 @@ _FORMATS = (
 
 @click.command(
     cls=BudgetsCommand,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
 )
 @click.argument("annotations", nargs=-1, required=True, metavar="ANNOTATIONS...")
 @click.option("--videos", required=True, type=click.Path(), help="Folder that the videos lie in.")
@@ -76,14 +76,7 @@ _FORMATS = (
     show_default=True,
     help="Most tokens of a free answer.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Of the model; auto: as it is stored.",
-)
+@placed
 @click.option("--revision", help="Of the model on the hub.")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more than N failures.")
 @click.option("--picture/--no-picture", default=True, show_default=True, help="Draw accuracy.png.")

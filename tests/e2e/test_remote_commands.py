@@ -23,13 +23,7 @@ def server():
 @pytest.fixture
 def s3(server, monkeypatch, tmp_path):
     """Credentials and endpoint as users have them, staging of its own."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server.endpoint,
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-    }.items():
+    for name, value in server.environment(tmp_path / "state").items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return server

@@ -43,13 +43,7 @@ def server():
 @pytest.fixture
 def bucket(server, monkeypatch, tmp_path):
     """A new bucket, credentials as users have them, and a folder for copies that can be watched."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server.endpoint,
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-    }.items():
+    for name, value in server.environment(tmp_path / "state").items():
         monkeypatch.setenv(name, value)
     (tmp_path / "copies").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
